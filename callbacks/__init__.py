@@ -1,0 +1,1 @@
+"""One Catalyst callback a file, named after its class. Import them as `rdtrain.callbacks`."""

@@ -1,0 +1,1 @@
+"""The Hydra configuration tree, read as `pkg://rdtrain.conf`."""

@@ -1,0 +1,1 @@
+"""One Catalyst runner a file. Import them as `rdtrain.runners`."""

@@ -1,0 +1,1 @@
+"""rdtrain: training and experiments for learned image compression."""

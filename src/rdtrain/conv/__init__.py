@@ -1,0 +1,1 @@
+"""Spectral and plain convolutions, and exact conversion between them."""

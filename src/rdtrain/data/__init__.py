@@ -1,0 +1,1 @@
+"""Images on disk become uint8 crops."""
