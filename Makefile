@@ -1,0 +1,32 @@
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+
+fmt: ## format the code
+	ruff format .
+	ruff check --fix .
+
+lint: ## check style and docstrings
+	ruff format --check .
+	ruff check .
+
+types: ## check types
+	mypy -p rdtrain
+
+test: ## the quick tests
+	pytest -m "not slow"
+
+e2e: ## the tests that run the installed commands
+	pytest tests/e2e
+
+docs: ## write the tables of the docs from the code
+	python scripts/make_docs.py
+
+installable: ## build a wheel, install it in a fresh environment, run it from another folder
+	scripts/check_installable.sh
+
+check: lint types ## everything that CI looks at
+	pytest
+
+.PHONY: help fmt lint types test e2e docs installable check

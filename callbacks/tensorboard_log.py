@@ -1,0 +1,129 @@
+"""Writes TensorBoard's event files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from catalyst import dl
+from rdtrain.runners import ImageCompressionRunner
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from rdtrain.metrics import tag
+
+
+class TensorBoardLog(dl.Callback):
+    """Observer: every metric of `metrics.csv` after each epoch, training curves within it, images, and hparams.
+
+    The horizontal axis is optimizer steps, so that loaders and runs lie over each other. Curves within an epoch have
+    the prefix `train_steps/`. In the configuration:
+
+        logger:
+          tensorboard:
+            _target_: rdtrain.callbacks.TensorBoardLog
+            every_n_steps: 50
+            images: 4
+
+    Args:
+        every_n_steps: steps between two points of the curves within an epoch.
+        images: infer images that are shown beside their reconstructions.
+    """
+
+    def __init__(self, every_n_steps: int = 50, images: int = 4) -> None:
+        super().__init__(order=70)
+        self.every_n_steps, self.images = every_n_steps, images
+        self.writer: SummaryWriter | None = None
+
+    def on_experiment_start(self, runner: ImageCompressionRunner) -> None:
+        """Open the event file; what a continued run is going to write again is purged.
+
+        Args:
+            runner: of this run.
+        """
+        if runner.engine.is_main_process:
+            purge = None if runner.resume_from is None else runner.resume_from["steps"] + 1
+            self.writer = SummaryWriter(str(runner.folder.tensorboard), purge_step=purge)
+
+    def on_batch_end(self, runner: ImageCompressionRunner) -> None:
+        """Write the training curves.
+
+        Args:
+            runner: of this run.
+        """
+        if self.writer is None or not (runner.is_train_loader and runner.stepped):
+            return
+        if runner.steps % self.every_n_steps == 0:
+            for name, value in runner.batch_metrics.items():
+                self.writer.add_scalar(f"train_steps/{name}", float(value), runner.steps)
+
+    def on_epoch_end(self, runner: ImageCompressionRunner) -> None:
+        """Write the epoch's metrics, and reconstructions where there are new ones.
+
+        Args:
+            runner: of this run.
+        """
+        if self.writer is None:
+            return
+        measured = runner.measured()
+        for loader, values in measured.items():
+            for name, value in values.items():
+                self.writer.add_scalar(tag(loader, name), value, runner.steps)
+        if "infer" in measured:
+            for name, x, x_hat in runner.shown[: self.images]:
+                self.writer.add_image(f"infer/{name}", _beside(x, x_hat), runner.steps)
+        self.writer.flush()
+
+    def on_experiment_end(self, runner: ImageCompressionRunner) -> None:
+        """Write the hyperparameters with the last metrics, and close.
+
+        Args:
+            runner: of this run.
+        """
+        if self.writer is None:
+            return
+        final = {key: value for key, value in runner.final.items() if isinstance(value, float)}
+        chosen = flat(runner.config.to_dict(), ("model", "hp", "conv", "criterion", "optimizer", "scheduler", "seed"))
+        for summary in hparams(chosen, {f"hparam/{key}": value for key, value in final.items()}):
+            self.writer.file_writer.add_summary(summary)
+        for key, value in final.items():
+            self.writer.add_scalar(f"hparam/{key}", value, runner.steps)
+        self.writer.close()
+
+    def on_exception(self, runner: ImageCompressionRunner) -> None:
+        """Keep what was written.
+
+        Args:
+            runner: of this run.
+        """
+        if self.writer is not None:
+            self.writer.close()
+
+
+def flat(config: dict[str, Any], sections: tuple[str, ...]) -> dict[str, Any]:
+    """Dotted keys with scalars.
+
+    Args:
+        config: nested dicts.
+        sections: which of its sections.
+
+    Returns:
+        Values by dotted key; lists and None as text.
+    """
+    result: dict[str, Any] = {}
+
+    def walk(key: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, item in value.items():
+                walk(f"{key}.{name}", item)
+        else:
+            result[key] = value if isinstance(value, bool | int | float | str) else str(value)
+
+    for section in sections:
+        walk(section, config[section])
+    return result
+
+
+def _beside(x: Tensor, x_hat: Tensor) -> Tensor:
+    return torch.cat([x, x_hat], dim=-1)  # uint8 (3, H, 2 W)

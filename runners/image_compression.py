@@ -1,0 +1,271 @@
+"""The way of one batch: uint8 images -> float in [0, 1] -> CompressAI model -> rate-distortion terms -> steps.
+
+Shapes: x, x_hat (B, 3, H, W). The runner does not know whether the model's convs are spectral or plain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from catalyst import dl
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from rdtrain.config.schema import Config
+from rdtrain.conv.layers import cached_kernels, is_spectral
+from rdtrain.early_stop import BestSoFar
+from rdtrain.engine import autocast
+from rdtrain.evaluation import ImageRow, evaluate_image, evaluation_copy, forward_variants, mean_row
+from rdtrain.metrics import Means
+from rdtrain.ranks import merged, rank_share
+from rdtrain.run_folder import RunFolder
+
+_SHOWN = 8  # infer images kept to be looked at
+
+
+class ImageCompressionRunner(dl.Runner):
+    """Trains an image compression model; loaders `train`, `valid` and `infer`.
+
+    Gradients are clipped before the auxiliary backward pass, as in CompressAI's examples/train.py: the quantiles'
+    gradients would shrink the network's. Infer images are judged on a copy with probability tables, through forward
+    and through real bitstreams.
+
+    Args:
+        config: a completed configuration; `runner.monitor` is the `<loader>/<metric>` that decides about schedulers,
+            the best checkpoint and early stopping.
+        folder: where the run writes.
+        resume_from: what its last checkpoint held, None for a new run.
+
+    Attributes:
+        steps: optimizer steps since the beginning of the run.
+        elapsed_s: seconds in loaders, over all parts of a continued run.
+        stepped: whether this batch made an optimizer step.
+        is_last_epoch: whether no epoch follows this one.
+        best: the best monitored value and its epoch.
+        is_best: whether this epoch is the best so far.
+        final: last measured value by `<loader>/<metric>`.
+        switched_at: epoch and step at which convs became plain.
+        warnings: what the user should know afterwards.
+        shown: name, x and x_hat (3, H, W) of infer images to look at.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, resume_from: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config, self.folder, self.resume_from = config, folder, resume_from
+        self.monitor_loader, self.monitor_metric = config.runner.monitor.split("/", 1)
+        self.steps, self.elapsed_s = 0, 0.0
+        self.stepped = self.is_last_epoch = self.is_best = False
+        self.best = BestSoFar()
+        self.final: dict[str, float] = {}
+        self.switched_at: dict[str, int] | None = None
+        self.warnings: list[str] = []
+        self.shown: list[tuple[str, Tensor, Tensor]] = []
+        self.ema: AveragedModel | None = None
+        self._evaluated: nn.Module | None = None
+
+    # Set-up
+
+    def get_loggers(self) -> dict[str, Any]:
+        """No loggers of Catalyst's: ours are callbacks.
+
+        Returns:
+            An empty dict.
+        """
+        return {}
+
+    def _setup_loaders(self) -> None:
+        loaders: dict[str, DataLoader] = self.get_loaders()
+        self.train_sampler = loaders["train"].sampler
+        self.infer_store = loaders["infer"].dataset.store
+        self.loaders = {
+            key: self.engine.prepare(loader) if key == "train" else rank_share(loader, self.engine)
+            for key, loader in loaders.items()
+        }
+
+    def on_experiment_start(self, runner: dl.IRunner) -> None:
+        """Set up what Catalyst does not know of.
+
+        Args:
+            runner: this runner.
+        """
+        super().on_experiment_start(runner)
+        self.best = BestSoFar()
+        decay = self.config.engine.ema_decay
+        if decay is not None:
+            self.ema = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    # What callbacks read
+
+    @property
+    def net(self) -> nn.Module:
+        """The CompressAI model without any wrapper."""
+        return self.engine.unwrap_model(self.model)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model that is validated and exported: the moving average where there is one."""
+        return self.net if self.ema is None else self.ema.module
+
+    @property
+    def monitored(self) -> float:
+        """This epoch's monitored value; lower is better."""
+        return self.epoch_metrics[self.monitor_loader][self.monitor_metric]
+
+    @property
+    def is_spectral(self) -> bool:
+        """Whether any conv is stored in the frequency domain."""
+        return any(is_spectral(module) for module in self.net.modules())
+
+    def measured(self) -> dict[str, dict[str, float]]:
+        """This epoch's metrics.
+
+        Returns:
+            Value by metric name by loader; loaders that did not run are left out.
+        """
+        return {loader: values for loader, values in self.epoch_metrics.items() if loader != "_epoch_"}
+
+    # The loop
+
+    def on_epoch_start(self, runner: dl.IRunner) -> None:
+        """Choose the epoch's samples.
+
+        Args:
+            runner: this runner.
+        """
+        super().on_epoch_start(runner)
+        self.is_last_epoch = self.epoch_step >= self.num_epochs
+        self.train_sampler.seek(self.epoch_step)
+
+    def _run_epoch(self) -> None:
+        for key, loader in self.loaders.items():
+            self.loader_key, self.loader = key, loader
+            if self.loader_key == "infer" and not self._infer_is_due():
+                continue
+            self._run_event("on_loader_start")
+            self._run_loader()
+            self._run_event("on_loader_end")
+
+    def _infer_is_due(self) -> bool:
+        return self.is_last_epoch or self.epoch_step % self.config.infer.every_n_epochs == 0
+
+    def _run_loader(self) -> None:
+        self.means = Means()
+        start = time.monotonic()
+        with self._prepared_for_loader():
+            super()._run_loader()
+        self.elapsed_s += time.monotonic() - start
+        values = mean_row(self._rows) if self.is_infer_loader else self.means.compute()
+        self.loader_metrics.update(merged(values, self.loader_sample_step, self.engine))
+        self._add_times(time.monotonic() - start)
+        self.final.update({f"{self.loader_key}/{name}": float(value) for name, value in self.loader_metrics.items()})
+        if self.loader_key == self.monitor_loader:
+            self.is_best = self.best.update(self.epoch_step, float(self.loader_metrics[self.monitor_metric]))
+
+    @contextlib.contextmanager
+    def _prepared_for_loader(self) -> Iterator[None]:
+        if self.is_infer_loader:
+            self._rows: list[ImageRow] = []
+            self.shown = []
+            self._evaluated = evaluation_copy(self.judged)
+            yield
+            self._evaluated = None
+        elif self.is_valid_loader:
+            self.judged.eval()
+            with cached_kernels(self.judged):
+                yield
+        else:
+            yield
+
+    def _add_times(self, seconds: float) -> None:
+        self.loader_metrics["time/step_ms"] = 1000 * seconds / self.loader_batch_step
+        self.loader_metrics["time/samples_per_s"] = self.loader_sample_step / seconds
+        self.loader_metrics["time/elapsed_s"] = self.elapsed_s
+        if self.is_train_loader:
+            self.loader_metrics["conv/spectral"] = float(self.is_spectral)
+            for name, optimizer in self.optimizer.items():
+                self.loader_metrics[f"lr/{name}"] = optimizer.param_groups[0]["lr"]
+
+    # One batch
+
+    def handle_batch(self, batch: dict[str, Tensor]) -> None:
+        """Train on, validate or infer one batch.
+
+        Args:
+            batch: `x`, uint8 images (B, 3, H, W).
+        """
+        layout = torch.channels_last if self.config.engine.channels_last else torch.contiguous_format
+        x = batch["x"].to(self.engine.device, non_blocking=True).to(torch.float32, memory_format=layout).div_(255)
+        if self.is_train_loader:
+            self._train(x)
+        elif self.is_infer_loader:
+            self._infer(x, batch)
+        else:
+            self._validate(x)
+
+    def _infer(self, x: Tensor, batch: dict[str, Tensor]) -> None:
+        row = evaluate_image(self._evaluated, x, self.criterion)
+        self._rows.append(replace(row, strings=None))  # many images' strings need not be kept
+        if len(self.shown) < _SHOWN:
+            name = self.infer_store.images[int(batch["index"])].path.stem
+            self.shown.append((name, batch["x"][0].cpu(), row.image))
+
+    def _validate(self, x: Tensor) -> None:
+        out = self.judged(x)
+        self.means.update(forward_variants(self.criterion, out, x))
+
+    def _train(self, x: Tensor) -> None:
+        group = self.config.engine.accumulate
+        place = (self.loader_batch_step - 1) % group
+        done = self.loader_batch_step - 1 - place
+        in_group = min(group, self.loader_batch_len - done)  # the last group of an epoch may be smaller
+        self.stepped = place == in_group - 1
+        if place == 0:
+            for optimizer in self.optimizer.values():
+                optimizer.zero_grad()
+        with contextlib.nullcontext() if self.stepped else self.engine.no_sync(self.model):
+            with autocast(self.engine.device, self.config.engine.precision):
+                out = self.model(x)
+            terms = self.criterion(out, x)
+            self.engine.backward(terms["loss"] / in_group)
+        values = {name: value.detach() for name, value in terms.items()}
+        self.batch_metrics.update(named_terms(values))
+        self.means.update(self.batch_metrics, len(x))
+        if self.stepped:
+            self._step()
+
+    def _step(self) -> None:
+        parameters = [p for group in self.optimizer["net"].param_groups for p in group["params"] if p.grad is not None]
+        max_norm = self.config.engine.clip_grad_norm
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        self.optimizer["net"].step()
+        extra = {"grad_norm": norm.detach()}
+        if "aux" in self.optimizer:
+            aux_loss = self.net.aux_loss()
+            self.engine.backward(aux_loss)
+            self.optimizer["aux"].step()
+            extra["aux_loss"] = aux_loss.detach()
+        if self.ema is not None:
+            self.ema.update_parameters(self.net)
+        self.steps += 1
+        self.batch_metrics.update(extra)
+        self.means.update(extra, 1)
+
+
+def named_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The loss's terms under the names that are logged.
+
+    Args:
+        terms: `loss`, `bpp` and `mse` or `ms_ssim`.
+
+    Returns:
+        `loss/forward/unclamped`, `bpp/forward` and so on.
+    """
+    return {f"{name}/forward" + ("" if name == "bpp" else "/unclamped"): value for name, value in terms.items()}

@@ -1,0 +1,5 @@
+"""`python -m rdtrain`, which torchrun needs."""
+
+from rdtrain.cli import main
+
+main()

@@ -1,0 +1,188 @@
+"""Every object of a run, made from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from catalyst import dl
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from rdtrain import models
+from rdtrain.callbacks import RunRecord
+from rdtrain.config.schema import Config
+from rdtrain.config.targets import make
+from rdtrain.conv.convert import to_spectral
+from rdtrain.conv.transforms import Transform, make_transform
+from rdtrain.data.inventory import Inventory, make_stores
+from rdtrain.data.loaders import make_loaders
+from rdtrain.engine import choose_device, keep_entropy_models_in_float32
+from rdtrain.errors import UserError
+from rdtrain.evaluation import stride
+from rdtrain.losses import RateDistortionLoss
+from rdtrain.run_folder import RunFolder
+from rdtrain.runners import ImageCompressionRunner
+
+
+def loaders(config: Config, inventory: Inventory, processes: int) -> dict[str, DataLoader]:
+    """Make the loaders.
+
+    Args:
+        config: `dataset.*` and `engine.*`.
+        inventory: the images.
+        processes: that share the training stream.
+
+    Returns:
+        `train`, `valid` and `infer`.
+    """
+    dataset, engine = config.dataset, config.engine
+    return make_loaders(
+        make_stores(inventory, dataset),
+        patch_size=dataset.patch_size,
+        batch_size=dataset.batch_size,
+        valid_batch_size=dataset.valid_batch_size,
+        epoch_steps=None if engine.epoch_steps is None else engine.epoch_steps * engine.accumulate,
+        seed=config.seed,
+        workers=dataset.workers,
+        pin_memory=choose_device(engine.device).type == "cuda",
+        flips=dataset.flips,
+        small_images=dataset.small_images,
+        processes=processes,
+    )
+
+
+def model(config: Config, state: Mapping[str, Any] | None) -> nn.Module:
+    """Make the model, in the conv form that the run is in.
+
+    Args:
+        config: completed.
+        state: the checkpoint to continue from, None for a new run.
+
+    Returns:
+        The model on the CPU; its function does not depend on the conv form.
+
+    Raises:
+        UserError: the model cannot take patches of that size.
+    """
+    net = models.build_model(config.model.name, config.hp, config.seed)
+    patch, multiple = config.dataset.patch_size, stride(net)
+    if patch % multiple:
+        fits = max(multiple, patch // multiple * multiple)
+        raise UserError(
+            f"dataset.patch_size={patch}: {config.model.name} needs a multiple of {multiple}; "
+            f"type dataset.patch_size={fits}"
+        )
+    if config.model.checkpoint is not None and state is None:
+        models.load_weights(net, models.read_weights(config.model.checkpoint))
+    if config.conv.type == "spectral" if state is None else state["spectral"]:
+        to_spectral(
+            net,
+            transform(config),
+            include=config.conv.include,
+            exclude=config.conv.exclude,
+            one_by_one=config.conv.one_by_one,
+        )
+    if config.engine.precision == "bf16":
+        keep_entropy_models_in_float32(net)
+    if config.engine.channels_last:
+        net.to(memory_format=torch.channels_last)
+    if config.engine.compile:
+        net.compile()
+    return net
+
+
+def transform(config: Config) -> Transform:
+    """Make the transform that kernels are stored in.
+
+    Args:
+        config: `conv.transform` and its options.
+
+    Returns:
+        The transform.
+    """
+    options = {"dct": config.conv.dct.model_dump(), "attenuated": config.conv.attenuated.model_dump()}
+    return make_transform(config.conv.transform, **options.get(config.conv.transform, {}))
+
+
+def optimizers(config: Config, net: nn.Module) -> dict[str, Optimizer]:
+    """Make the two optimizers over CompressAI's split of the parameters, in the order of its `net_aux_optimizer`.
+
+    Args:
+        config: `optimizer.*`.
+        net: the model.
+
+    Returns:
+        `net`, and `aux` for the quantiles of the entropy bottlenecks where there are any.
+    """
+    named = sorted((name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad)
+    split = {
+        "net": [parameter for name, parameter in named if not name.endswith(".quantiles")],
+        "aux": [parameter for name, parameter in named if name.endswith(".quantiles")],
+    }
+    nodes = {"net": config.optimizer.net, "aux": config.optimizer.aux}
+    return {key: make(nodes[key], parameters) for key, parameters in split.items() if parameters}
+
+
+def schedulers(config: Config, optimizers: Mapping[str, Optimizer], epoch_steps: int) -> dict[str, LRScheduler]:
+    """Make the schedulers.
+
+    Args:
+        config: `scheduler.*`.
+        optimizers: by name.
+        epoch_steps: optimizer steps of an epoch.
+
+    Returns:
+        A scheduler for each optimizer that has one.
+    """
+    nodes = {"net": config.scheduler.net, "aux": config.scheduler.aux}
+    made = {}
+    for name, optimizer in optimizers.items():
+        node = nodes[name]
+        if node is not None:
+            if "total_steps" in node and node["total_steps"] is None:
+                node = {**node, "total_steps": epoch_steps * config.engine.num_epochs}
+            made[name] = make(node, optimizer)
+    return made
+
+
+def criterion(config: Config) -> RateDistortionLoss:
+    """Make the loss.
+
+    Args:
+        config: completed, so that lmbda is a number.
+
+    Returns:
+        The loss.
+    """
+    return RateDistortionLoss(**config.criterion.model_dump())
+
+
+def callbacks(config: Config) -> dict[str, dl.Callback]:
+    """Make the callbacks.
+
+    Args:
+        config: `callbacks.*` and `logger.*`; a node that is null is left out.
+
+    Returns:
+        Callback by name, the run's record among them.
+    """
+    nodes = {**config.callbacks, **config.logger}
+    return {"record": RunRecord(), **{name: make(node) for name, node in nodes.items() if node is not None}}
+
+
+def runner(config: Config, folder: RunFolder, state: dict[str, Any] | None) -> ImageCompressionRunner:
+    """Make the runner.
+
+    Args:
+        config: completed.
+        folder: where the run writes.
+        state: the checkpoint to continue from, None for a new run.
+
+    Returns:
+        The runner named by `runner._target_`.
+    """
+    return make({"_target_": config.runner.target}, config, folder, state)

@@ -1,0 +1,100 @@
+"""Everything that a run needs to go on, as tensors and plain containers."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rdtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from rdtrain.runners import ImageCompressionRunner
+
+FORMAT = 1
+
+
+def capture(runner: ImageCompressionRunner) -> dict[str, Any]:
+    """Collect the state of a run at the end of an epoch.
+
+    No random state is in it: the runner seeds every epoch and loader from the seed and the epoch's number.
+
+    Args:
+        runner: of the run.
+
+    Returns:
+        Nested dicts of tensors, numbers and strings.
+    """
+    return {
+        "format": FORMAT,
+        "run_id": runner.folder.id,
+        "epoch": runner.epoch_step,
+        "steps": runner.steps,
+        "batch_step": runner.batch_step,
+        "sample_step": runner.sample_step,
+        "elapsed_s": runner.elapsed_s,
+        "is_last_epoch": runner.is_last_epoch,
+        "best": runner.best.state_dict(),
+        "final": dict(runner.final),
+        "switched_at": runner.switched_at,
+        "warnings": list(runner.warnings),
+        "spectral": runner.is_spectral,
+        "model": runner.net.state_dict(),
+        "ema": None if runner.ema is None else runner.ema.state_dict(),
+        "optimizer": {name: optimizer.state_dict() for name, optimizer in runner.optimizer.items()},
+        "scheduler": {name: scheduler.state_dict() for name, scheduler in runner.scheduler.items()},
+        "callbacks": {name: callback.state_dict() for name, callback in _stateful(runner)},
+    }
+
+
+def restore(runner: ImageCompressionRunner, state: dict[str, Any]) -> None:
+    """Put the state back.
+
+    Args:
+        runner: of the same configuration; its model already has the checkpoint's conv form.
+        state: of `capture`.
+    """
+    runner.net.load_state_dict(state["model"])
+    if runner.ema is not None:
+        runner.ema.load_state_dict(state["ema"])
+    for name, optimizer in runner.optimizer.items():
+        optimizer.load_state_dict(state["optimizer"][name])
+    for name, scheduler in runner.scheduler.items():
+        scheduler.load_state_dict(state["scheduler"][name])
+    for name, callback in _stateful(runner):
+        callback.load_state_dict(state["callbacks"][name])
+    runner.epoch_step, runner.steps = state["epoch"], state["steps"]
+    runner.batch_step, runner.sample_step = state["batch_step"], state["sample_step"]
+    runner.elapsed_s, runner.final = state["elapsed_s"], state["final"]
+    runner.switched_at, runner.warnings = state["switched_at"], state["warnings"]
+    runner.best.load_state_dict(state["best"])
+    runner.need_early_stop = runner.is_last_epoch = state["is_last_epoch"]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of ours; nothing but tensors and plain containers is accepted.
+
+    Args:
+        path: `last.pt` or `best.pt`.
+
+    Returns:
+        What `capture` collected, on the CPU.
+
+    Raises:
+        UserError: the file is damaged, or of another version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}); delete it to begin the run anew"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path} is no checkpoint of this version of rdtrain; delete it to begin the run anew")
+    return state
+
+
+def _stateful(runner: ImageCompressionRunner) -> list[tuple[str, Any]]:
+    return [(name, callback) for name, callback in runner.callbacks.items() if hasattr(callback, "load_state_dict")]

@@ -1,0 +1,146 @@
+"""The command `rdtrain`. Nothing heavy is imported before the configuration is known to be right."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rdtrain.errors import UserError
+
+# A run writes into its run folder only: Hydra makes no folder and no log file of its own.
+_QUIET_HYDRA = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+_VALUED_FLAGS = (
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--package",
+    "-p",
+    "--cfg",
+    "-c",
+)
+
+
+def main() -> None:
+    """Entry point of `rdtrain`.
+
+    Raises:
+        SystemExit: 2 for a mistake of the user, 1 for a fault of ours.
+    """
+    flags, overrides = split_arguments(sys.argv[1:])
+    if not flags.keys() & {"--help", "-h", "--hydra-help", "--version", "--info", "-i"}:
+        problems = check_overrides(overrides, flags)
+        if problems:
+            raise SystemExit(report(problems))
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of ours shows its whole traceback
+    sys.argv[1:] = [*sys.argv[1:], *(setting for setting in _QUIET_HYDRA if not _typed(setting, overrides))]
+
+    import hydra
+
+    hydra.main("pkg://rdtrain.conf", config_name="train", version_base="1.3")(_job)()
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Tell Hydra's flags from overrides.
+
+    Args:
+        arguments: the command line without the program's name.
+
+    Returns:
+        Flags with their values (empty where they take none), and the overrides.
+    """
+    flags: dict[str, str] = {}
+    overrides: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if not argument.startswith("-"):
+            overrides.append(argument)
+        elif name in _VALUED_FLAGS and not equals:
+            flags[name] = next(rest, "")
+        else:
+            flags[name] = value
+    return flags, overrides
+
+
+def check_overrides(overrides: Sequence[str], flags: dict[str, str]) -> list[str]:
+    """Find everything that is wrong with a command line before anything is created.
+
+    Only where something is wrong, the checks that need torch and the data are run too, so that all
+    mistakes are told at once.
+
+    Args:
+        overrides: what was typed, sweeps included.
+        flags: Hydra's flags.
+
+    Returns:
+        One sentence for every mistake.
+    """
+    from rdtrain.config.check import check
+    from rdtrain.config.compose import composed, points
+
+    name = flags.get("--config-name", flags.get("-cn", "train"))
+    folder = flags.get("--config-dir", flags.get("-cd"))
+    problems: list[str] = []
+    for point in points(overrides):
+        raw, found = composed(point, name, folder)
+        if raw is not None:
+            found += check(raw)[1]
+        if found and raw is not None:
+            found += _deeper_problems(raw)
+        problems += [problem for problem in found if problem not in problems]
+    return problems
+
+
+def _deeper_problems(raw: dict[str, Any]) -> list[str]:
+    from pydantic import ValidationError
+
+    from rdtrain.config.schema import Dataset
+    from rdtrain.data.inventory import take_inventory
+    from rdtrain.preflight import problems
+
+    try:
+        return problems(raw) + take_inventory(Dataset.model_validate(raw.get("dataset")))[1]
+    except ValidationError:
+        return problems(raw)
+
+
+def report(problems: Sequence[str]) -> int:
+    """Print mistakes, one a line.
+
+    Args:
+        problems: one sentence each.
+
+    Returns:
+        The exit code, 2.
+    """
+    for problem in problems:
+        print(f"rdtrain: {problem}", file=sys.stderr)
+    return 2
+
+
+def _typed(setting: str, overrides: Sequence[str]) -> bool:
+    return any(text.lstrip("+").split("=", 1)[0] == setting.split("=", 1)[0] for text in overrides)
+
+
+def _job(composed_config: object) -> None:
+    from omegaconf import OmegaConf
+
+    from rdtrain.config.check import check
+    from rdtrain.quiet import silence_libraries
+
+    silence_libraries()
+    from rdtrain.train import train
+
+    raw = OmegaConf.to_container(composed_config, resolve=True)
+    config, problems = check(raw)  # type: ignore[arg-type] # a DictConfig becomes a dict
+    try:
+        if config is None:
+            raise UserError(problems)
+        train(config, split_arguments(sys.argv[1:])[1])
+    except UserError as error:
+        raise SystemExit(report(error.problems)) from None

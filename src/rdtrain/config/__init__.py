@@ -1,0 +1,1 @@
+"""What a user typed becomes a checked configuration. Light: imports neither torch nor compressai."""

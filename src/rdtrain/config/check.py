@@ -1,0 +1,88 @@
+"""A composed configuration becomes a `Config`, or a list of everything that is wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from rdtrain.config.nearest import known_keys, suggestion
+from rdtrain.config.schema import Config
+
+
+def check(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
+    """Check types, ranges and keys.
+
+    Args:
+        raw: composed configuration as plain containers.
+
+    Returns:
+        The configuration (None where anything is wrong) and one sentence for every mistake.
+    """
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        return None, _problems(error)
+    problems = cross_check(config)
+    return (None if problems else config), problems
+
+
+def _problems(error: ValidationError) -> list[str]:
+    sentences: dict[str, str] = {}  # one a key: a union reports each of its members
+    for item in error.errors():
+        if item["type"] == "extra_forbidden":
+            unknown = _leaves(".".join(map(str, item["loc"])), item["input"])
+            sentences |= {key: f"{key} does not exist: {suggestion(key, known_keys())}" for key in unknown}
+            continue
+        key = ".".join(str(part) for part in item["loc"] if part not in ("int", "float") and "[" not in str(part))
+        sentence = _sentence(key, item)
+        if key in sentences and sentences[key] != sentence:
+            sentence = sentences[key].rstrip(".") + ", or " + sentence.split(": ", 1)[-1]
+        sentences[key] = sentence
+    return list(sentences.values())
+
+
+def _sentence(key: str, item: Any) -> str:
+    if item["type"] == "missing":
+        return f"{key} is missing: give {key}=..."
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{key}={item['input']}: {message}"
+
+
+def _leaves(key: str, value: Any) -> list[str]:
+    if not isinstance(value, dict) or not value:
+        return [key]
+    return [leaf for name, item in value.items() for leaf in _leaves(f"{key}.{name}", item)]
+
+
+def cross_check(config: Config) -> list[str]:
+    """What each key allows and several together do not.
+
+    Args:
+        config: a configuration whose keys are right one by one.
+
+    Returns:
+        One sentence for every mistake.
+    """
+    problems = []
+    switch = config.conv.switch
+    plateau = config.scheduler.net is not None and str(config.scheduler.net.get("_target_")).endswith(
+        "ReduceLROnPlateau"
+    )
+    if plateau and config.scheduler.interval != "epoch":
+        problems.append("scheduler.interval=step: ReduceLROnPlateau steps once an epoch; type scheduler.interval=epoch")
+    if config.conv.type == "spectral" and switch.trigger == "plateau" and not plateau:
+        problems.append(
+            "conv.switch.trigger=plateau needs scheduler.net to be ReduceLROnPlateau: type scheduler=plateau, "
+            "or conv.switch.trigger=epoch conv.switch.at=N, or conv.switch.trigger=never"
+        )
+    if switch.trigger == "epoch" and switch.at is None:
+        problems.append("conv.switch.trigger=epoch needs an epoch: type conv.switch.at=N")
+    if config.criterion.metric == "ms-ssim" and config.dataset.patch_size <= 160:
+        problems.append(
+            f"dataset.patch_size={config.dataset.patch_size}: MS-SSIM with its five scales needs a side above 160; "
+            "type dataset.patch_size=256"
+        )
+    if config.dataset.infer_name is not None and config.dataset.infer_root is None:
+        problems.append(f"dataset.infer_name={config.dataset.infer_name} needs its folder: type dataset.infer_root=DIR")
+    return problems

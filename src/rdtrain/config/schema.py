@@ -1,0 +1,196 @@
+"""Types and ranges of the configuration keys that are ours.
+
+The values and one line of meaning for each key stand in `conf/`; the arguments of other libraries' classes
+(`optimizer.net.*`, `scheduler.net.*`, `callbacks.*`, `logger.*`) are checked against those classes in
+`rdtrain.config.targets`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("should be a number, not true or false")
+    return value
+
+
+_Number = BeforeValidator(_no_bool)
+Count = Annotated[int, _Number, Field(ge=1)]
+Natural = Annotated[int, _Number, Field(ge=0)]
+Positive = Annotated[float, _Number, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, _Number, Field(ge=0, le=1)]
+Percent = Annotated[int, _Number, Field(ge=0, le=90)]
+Target = dict[str, Any]  # a class of a library by `_target_`, and its arguments
+
+
+class Section(BaseModel):
+    """A mapping that takes no key but its own and does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Model(Section):
+    """`model.*`."""
+
+    name: str
+    quality: Annotated[int, _Number, Field(ge=1, le=8)]
+    checkpoint: str | None
+
+
+class Dct(Section):
+    """`conv.dct.*`."""
+
+    coefficients: Count | None
+    order: Literal["zigzag", "square"]
+
+
+class Attenuated(Section):
+    """`conv.attenuated.*`."""
+
+    floor: Annotated[float, _Number, Field(gt=0, le=1)]
+    fraction: Share
+    interleaved: bool
+
+
+class Switch(Section):
+    """`conv.switch.*`."""
+
+    trigger: Literal["plateau", "epoch", "never"]
+    at: Count | None
+    lead: Natural
+    on_drop: Literal["absorb", "apply"]
+    moments: Literal["transfer", "shadow", "reset"]
+
+
+class Conv(Section):
+    """`conv.*`."""
+
+    type: Literal["spectral", "plain"]
+    transform: Literal["rfft", "rdft", "dct", "attenuated"]
+    include: list[str]
+    exclude: list[str]
+    one_by_one: bool
+    dct: Dct
+    attenuated: Attenuated
+    switch: Switch
+
+
+class Criterion(Section):
+    """`criterion.*`."""
+
+    lmbda: Positive | None
+    metric: Literal["mse", "ms-ssim"]
+    form: Literal["rd", "dr"]
+    reduction: Literal["mean", "per_sample_sq"]
+
+
+class Optimizer(Section):
+    """`optimizer.*`."""
+
+    net: Target
+    aux: Target
+
+
+class Scheduler(Section):
+    """`scheduler.*`."""
+
+    interval: Literal["epoch", "step"]
+    net: Target | None
+    aux: Target | None
+
+
+class Dataset(Section):
+    """`dataset.*`."""
+
+    name: str
+    root: str | None
+    infer_name: str | None
+    infer_root: str | None
+    patch_size: Count
+    batch_size: Count
+    valid_batch_size: Count
+    flips: bool
+    small_images: Literal["refuse", "pad"]
+    on_bad_image: Literal["skip", "error"]
+    max_pixels: Count
+    cache_mb: Natural
+    workers: Natural | Literal["auto"]
+    valid_percent: Percent
+    infer_percent: Percent
+    split_seed: Natural
+
+
+class Engine(Section):
+    """`engine.*`."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    distributed: bool
+    precision: Literal["fp32", "bf16"]
+    compile: bool
+    channels_last: bool
+    deterministic: bool
+    threads: Count | None
+    num_epochs: Count
+    epoch_steps: Count | None
+    accumulate: Count
+    clip_grad_norm: Positive | None
+    ema_decay: Annotated[float, _Number, Field(gt=0, lt=1)] | None
+
+
+class Infer(Section):
+    """`infer.*`."""
+
+    every_n_epochs: Count
+    max_images: Count | None
+
+
+class Runner(Section):
+    """`runner.*`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    target: str = Field(alias="_target_")
+    monitor: str
+
+
+class Paths(Section):
+    """`paths.*`."""
+
+    runs: str
+
+
+class Config(Section):
+    """A whole configuration.
+
+    Attributes:
+        hp: arguments of the model's class by name, None for those that `model.quality` fills.
+        callbacks: named nodes with `_target_` that change a training.
+        logger: named nodes with `_target_` that look at it.
+    """
+
+    model: Model
+    hp: dict[str, Any]
+    conv: Conv
+    criterion: Criterion
+    optimizer: Optimizer
+    scheduler: Scheduler
+    dataset: Dataset
+    engine: Engine
+    infer: Infer
+    runner: Runner
+    callbacks: dict[str, Target]
+    logger: dict[str, Target]
+    paths: Paths
+    seed: Natural
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain containers, in the keys that a user types.
+
+        Returns:
+            Nested dicts, lists and scalars.
+        """
+        return self.model_dump(by_alias=True)

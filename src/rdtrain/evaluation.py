@@ -1,0 +1,326 @@
+"""The evaluation ledger: rate, distortion and loss of one image, forward and through a real bitstream, side by side.
+
+Shapes: x, x_hat (1, 3, H, W) in [0, 1]; padded images (1, 3, H', W') with H', W' multiples of the model's stride.
+Both paths are measured unclamped, clamped and rounded to 8 bits; nothing is clamped in place.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from compressai.ops import compute_padding
+from torch import Tensor, nn
+
+from rdtrain.conv.layers import spectral_layers
+from rdtrain.losses import MS_SSIM_MIN_SIDE, RateDistortionLoss, bits_per_image, ms_ssim_per_image, mse_per_image
+from rdtrain.metrics import VARIANTS, ms_ssim_db, psnr, to_8bit, with_psnr_of_mean_mse
+from rdtrain.probes import LatentOverflow, Probe, entropy_models, now
+from rdtrain.rate_gap import Area, distortion_gap, rate_gap
+
+MODES = ("shared", "full")
+DEFAULT_STRIDE = 64
+WIDEST_TABLE = 2**16 - 2
+"""A 16-bit table gives every symbol and the escape code at least 1 of 65536; CompressAI does not check that it can."""
+
+_VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "unclamped": lambda x_hat: x_hat,
+    "clamped": lambda x_hat: x_hat.clamp(0, 1),
+    "8bit": to_8bit,
+}
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Find the model inside DistributedDataParallel, AveragedModel or torch.compile.
+
+    Args:
+        model: wrapped or not.
+
+    Returns:
+        The innermost model.
+    """
+    while (inner := getattr(model, "_orig_mod", None) or getattr(model, "module", None)) is not None:
+        model = inner
+    return model
+
+
+@torch.no_grad()
+def evaluation_copy(model: nn.Module, device: torch.device | str | None = None) -> Any:
+    """Copy a model as it would be deployed: plain kernels, quantiles found by bisection, coder tables made.
+
+    Bisection (`EntropyBottleneck._update_quantiles`) gives tables that fit however little the aux loss was trained; it
+    moves the medians, hence the forward pass, so it belongs on a copy that both paths are measured on.
+
+    Args:
+        model: in training or not; it is not changed.
+        device: where the copy goes, that of the model unless given.
+
+    Returns:
+        An independent model in eval mode without gradients, whose state dict stock CompressAI loads.
+
+    Raises:
+        LatentOverflow: a learned density is wider than the coder's tables can be.
+    """
+    duplicate: Any = copy.deepcopy(unwrap(model)).eval().requires_grad_(False).to(device)
+    for parameter in duplicate.parameters():
+        parameter.grad = None
+    if spectral_layers(duplicate):
+        from rdtrain.conv.convert import to_plain
+
+        to_plain(duplicate)
+    for name, entropy_model in entropy_models(duplicate).items():
+        if hasattr(entropy_model, "_update_quantiles"):
+            entropy_model._update_quantiles()
+            width = (entropy_model.quantiles[:, 0, 2] - entropy_model.quantiles[:, 0, 0]).max().item()
+            if width > WIDEST_TABLE - 2:  # both ends are rounded outwards
+                raise LatentOverflow(f"{name} has learned a density over {width:.0f} integers, too wide to be coded")
+    duplicate.update(force=True)
+    return duplicate
+
+
+def stride(model: nn.Module) -> int:
+    """Find what the sides of a model's input must be multiples of.
+
+    Args:
+        model: a compression model.
+
+    Returns:
+        Its `downsampling_factor`, or `DEFAULT_STRIDE` where it states none.
+    """
+    return int(getattr(model, "downsampling_factor", DEFAULT_STRIDE))
+
+
+def padding(height: int, width: int, multiple: int) -> tuple[int, int, int, int]:
+    """Compute the padding of an image, the same on both sides up to a pixel, as CompressAI's own evaluation does.
+
+    Args:
+        height: of the image.
+        width: of the image.
+        multiple: what the padded sides are multiples of.
+
+    Returns:
+        Left, right, top, bottom in pixels, the order of `torch.nn.functional.pad`; zeros are padded.
+    """
+    pad, _ = compute_padding(height, width, min_div=multiple)
+    return pad
+
+
+def qualities(x_hat: Tensor, x: Tensor, variant: str) -> dict[str, Tensor]:
+    """Measure how close reconstructions are.
+
+    Args:
+        x_hat: reconstructions as g_s gives them, (B, 3, H, W); not changed.
+        x: originals, same shape.
+        variant: of `rdtrain.metrics.VARIANTS`; what to do to x_hat first.
+
+    Returns:
+        `mse`, `psnr` and, unless the images are too small for it, `ms_ssim` and `ms_ssim_db` of each image, (B,).
+    """
+    view = _VIEWS[variant](x_hat)
+    mse = mse_per_image(view, x)
+    measured = {"mse": mse, "psnr": psnr(mse)}
+    if min(x.shape[-2:]) >= MS_SSIM_MIN_SIDE:
+        ms_ssim = ms_ssim_per_image(view, x)
+        measured |= {"ms_ssim": ms_ssim, "ms_ssim_db": ms_ssim_db(ms_ssim)}
+    return measured
+
+
+def with_loss(
+    criterion: RateDistortionLoss, bpp: Tensor, path: str, measured: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Name the measurements of a path and add the losses.
+
+    Args:
+        criterion: gives the loss of rate and distortion.
+        bpp: bits per pixel of each image, (B,).
+        path: `forward` or `real`.
+        measured: `qualities` by variant.
+
+    Returns:
+        Values of each image, (B,), by metric name; no loss where the criterion's distortion was not measured.
+    """
+    values = {f"bpp/{path}": bpp}
+    for variant, quality in measured.items():
+        if criterion.quantity in quality:
+            values[f"loss/{path}/{variant}"] = criterion.combine(bpp, quality[criterion.quantity])
+        values |= {f"{quantity}/{path}/{variant}": value for quantity, value in quality.items()}
+    return values
+
+
+@torch.no_grad()
+def forward_variants(criterion: RateDistortionLoss, out: Mapping[str, Any], x: Tensor) -> dict[str, Tensor]:
+    """Measure a validation batch: the forward pass unclamped and clamped.
+
+    Args:
+        criterion: the loss.
+        out: a model's output for x, in eval mode.
+        x: images, (B, 3, H, W).
+
+    Returns:
+        Values of each image, (B,), by metric name.
+    """
+    bpp = bits_per_image(out["likelihoods"]) / (x.shape[-2] * x.shape[-1])
+    x_hat = out["x_hat"].to(x.dtype)
+    return with_loss(criterion, bpp, "forward", {v: qualities(x_hat, x, v) for v in ("unclamped", "clamped")})
+
+
+@torch.no_grad()
+def quantizer_terms(
+    criterion: RateDistortionLoss, model: nn.Module, x: Tensor, noise: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Compare a training batch under noise with the same batch under rounding and straight-through rounding.
+
+    Straight-through training (Minnen & Singh 2020) minimises the rate under noise plus the distortion of rounded
+    latents.
+
+    Args:
+        criterion: the loss.
+        model: the model in training; its mode is restored.
+        x: the batch, (B, 3, H, W).
+        noise: what `criterion` gave for it in the training step.
+
+    Returns:
+        Batch means under paths `noise`, `round` and `ste`, by metric name.
+    """
+    model = unwrap(model)
+    training = model.training
+    rounded = criterion(model.eval()(x), x)
+    model.train(training)
+    quantity = criterion.quantity
+    ste = {"loss": criterion.combine(noise["bpp"], rounded[quantity]), quantity: rounded[quantity]}
+    return {
+        (f"bpp/{path}" if name == "bpp" else f"{name}/{path}/unclamped"): value.detach()
+        for path, terms in {"noise": noise, "round": rounded, "ste": ste}.items()
+        for name, value in terms.items()
+    }
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """What was measured on one image.
+
+    Args:
+        metrics: value by metric name, times among them.
+        image: the reconstruction as a file would hold it, uint8 (3, H, W) on the CPU; the real one where there is one.
+        strings: what `compress` gave, to be written or decoded again; None without a real path.
+        shape: what `decompress` needs beside the strings.
+    """
+
+    metrics: dict[str, float]
+    image: Tensor
+    strings: Any = None
+    shape: Any = None
+
+
+@torch.no_grad()
+def evaluate_image(
+    model: Any, x: Tensor, criterion: RateDistortionLoss, mode: str = "shared", real: bool = True
+) -> ImageRow:
+    """Measure one image on every path and variant.
+
+    The image is padded with zeros, in equal parts on both sides, to the model's stride; bits are divided by its own
+    pixels, and distortion is measured on them.
+
+    Args:
+        model: an `evaluation_copy`.
+        x: the image in [0, 1], (1, 3, H, W), on the model's device.
+        criterion: the loss.
+        mode: `shared` lets the real path reuse g_a and g_s where their inputs are bitwise those of the forward path;
+            `full` computes everything twice. The results are the same.
+        real: also compress and decompress.
+
+    Returns:
+        The row.
+
+    Raises:
+        ValueError: x is not one image, or the mode is unknown.
+    """
+    if x.ndim != 4 or x.shape[:2] != (1, 3) or 0 in x.shape:
+        raise ValueError(f"one image of shape (1, 3, H, W) is evaluated at a time, not {tuple(x.shape)}")
+    if mode not in MODES:
+        raise ValueError(f"ledger.mode={mode} is unknown; type ledger.mode={' or '.join(MODES)}")
+    pad = padding(x.shape[-2], x.shape[-1], stride(model))
+    padded, crop = F.pad(x, pad), [-side for side in pad]
+    pixels = x.shape[-2] * x.shape[-1]
+    with Probe(model, x.device, share=mode == "shared") as probe:
+        out = model(padded)
+        bpp = bits_per_image(out["likelihoods"]) / pixels
+        x_hat = F.pad(out["x_hat"], crop)
+        measured = {variant: qualities(x_hat, x, variant) for variant in VARIANTS}
+        values = with_loss(criterion, bpp, "forward", measured)
+        if not real:
+            return ImageRow(_read(values), _as_file(x_hat))
+        y_hat = probe.y_hat
+        coded, decoded, times = _code(probe, padded)
+    real_bpp = bpp.new_tensor([8 * sum(map(len, _leaves(coded["strings"]))) / pixels])
+    unclamped, clamped = F.pad(probe.x_hat, crop), F.pad(decoded["x_hat"], crop)
+    if mode == "full" or not torch.equal(unclamped, x_hat):
+        measured = {v: qualities(unclamped if v == "unclamped" else clamped, x, v) for v in VARIANTS}
+    values |= with_loss(criterion, real_bpp, "real", measured)
+    values |= _latent_differences(y_hat, probe.y_hat)
+    row = _read(values)
+    area = Area(pad[2], pad[0], x.shape[-2], x.shape[-1], padded.shape[-2], padded.shape[-1])
+    row |= rate_gap(entropy_models(model), probe.strings, probe.likelihoods, area) | distortion_gap(row) | times
+    return ImageRow(row, _as_file(clamped), coded["strings"], coded["shape"])
+
+
+def mean_row(rows: Iterable[ImageRow]) -> dict[str, float]:
+    """Average images.
+
+    Args:
+        rows: one an image.
+
+    Returns:
+        Mean by metric name over the images that have it (images too small for MS-SSIM have none), so `psnr` is the
+        mean of dB, and `psnr_of_mean_mse` beside every `mse`.
+    """
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.metrics.items():
+            values.setdefault(name, []).append(value)
+    return with_psnr_of_mean_mse({name: math.fsum(column) / len(column) for name, column in values.items()})
+
+
+def _code(probe: Probe, padded: Tensor) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, float]]:
+    # A network's time is what the coder did not take, plus what sharing has saved.
+    times: dict[str, float] = {}
+
+    def timed(part: str, call: Callable[..., Any], *args: Any) -> Any:
+        start, coder, reused = now(padded.device), probe.coder_seconds, probe.reused_seconds
+        result = call(*args)
+        total, coder = now(padded.device) - start, probe.coder_seconds - coder
+        times[f"time/{part}_net_ms"] = 1000 * (total - coder + probe.reused_seconds - reused)
+        times[f"time/{part}_coder_ms"] = 1000 * coder
+        return result
+
+    coded = timed("encode", probe.model.compress, padded)
+    decoded = timed("decode", probe.model.decompress, coded["strings"], coded["shape"])
+    return coded, decoded, times
+
+
+def _leaves(strings: Any) -> Iterator[bytes]:
+    if isinstance(strings, bytes):
+        yield strings
+    else:
+        for part in strings:
+            yield from _leaves(part)
+
+
+def _latent_differences(forward: Tensor, real: Tensor) -> dict[str, Tensor]:
+    difference = (forward - real).abs()
+    return {"latents/mismatched": (difference != 0).sum(), "latents/max_difference": difference.max()}
+
+
+def _read(values: Mapping[str, Tensor]) -> dict[str, float]:
+    # all at once, since each reading waits for the device
+    numbers = torch.stack([value.reshape(()).double() for value in values.values()]).tolist()
+    return dict(zip(values, numbers, strict=True))
+
+
+def _as_file(x_hat: Tensor) -> Tensor:
+    return to_8bit(x_hat[0]).mul_(255).round_().to("cpu", torch.uint8)

@@ -1,0 +1,199 @@
+"""CompressAI's image models by name, with the arguments that each one takes.
+
+Every name in `compressai.registry.MODELS` whose class compresses one image is offered, so a model that a newer
+CompressAI registers works as it is. The zoo's functions are not used: `bmshj2018_factorized_relu()` there builds
+the GDN model.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressai.models import CompressionModel
+from compressai.registry import MODELS
+from compressai.zoo import load_pretrained
+from compressai.zoo.image import cfgs
+from torch import Tensor, nn
+
+from rdtrain.config.nearest import suggestion
+from rdtrain.config.schema import Config
+from rdtrain.conv.convert import load_any
+from rdtrain.errors import UserError
+
+# Lambdas of CompressAI's model zoo for qualities 1 to 8 (docs/source/zoo.rst, "Training"); they assume the factor
+# 255^2 for mse and lambda (1 - MS-SSIM) for ms-ssim.
+PUBLISHED_LMBDA = {
+    "mse": (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800),
+    "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
+}
+_NOT_IMAGES = ("compressai.models.video", "compressai.models.pointcloud")
+
+
+def image_models() -> dict[str, type[CompressionModel]]:
+    """The registered models that take one image.
+
+    Returns:
+        Class by registry name.
+    """
+    return {
+        name: model
+        for name, model in MODELS.items()
+        if issubclass(model, CompressionModel) and not model.__module__.startswith(_NOT_IMAGES)
+    }
+
+
+def arguments(model: type[nn.Module]) -> dict[str, Any]:
+    """The arguments that a model's class names.
+
+    Args:
+        model: the class; `cheng2020-*` take only N and hand it on as M themselves.
+
+    Returns:
+        Default by name, `inspect.Parameter.empty` where there is none.
+    """
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = list(inspect.signature(model).parameters.values())
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind in named}
+
+
+def model_problems(name: str, quality: int, hp: dict[str, Any]) -> list[str]:
+    """What is wrong with a choice of model.
+
+    Args:
+        name: registry name.
+        quality: published operating point, 1 to 8.
+        hp: arguments that were typed, None for those to be filled in.
+
+    Returns:
+        One sentence for every mistake.
+    """
+    models = image_models()
+    if name not in models:
+        return [f"model.name={name}: there is no such image model; {suggestion(name, models)}"]
+    takes = arguments(models[name])
+    given = {key: value for key, value in hp.items() if value is not None}
+    problems = [
+        f"hp.{key}={value}: {name} takes no {key}; {suggestion(key, takes)}" if takes else f"{name} takes no arguments"
+        for key, value in given.items()
+        if key not in takes
+    ]
+    problems += [
+        f"hp.{key}={value}: should be a whole number above 0"
+        for key, value in given.items()
+        if key in ("N", "M") and (not isinstance(value, int) or isinstance(value, bool) or value < 1)
+    ]
+    table = cfgs.get(name)
+    if table is not None and quality not in table and not set(takes) <= set(given):
+        problems.append(
+            f"model.quality={quality}: {name} was published for {min(table)} to {max(table)}; or give hp.N and hp.M"
+        )
+    return problems
+
+
+def hyperparameters(name: str, quality: int, hp: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what was not given.
+
+    Args:
+        name: registry name.
+        quality: published operating point.
+        hp: arguments that were typed, None for those to be filled in.
+
+    Returns:
+        Arguments of the class: given, else as published, else the class's default.
+    """
+    takes = arguments(image_models()[name])
+    published = dict(zip(("N", "M"), cfgs.get(name, {}).get(quality, ()), strict=False))
+    nothing = inspect.Parameter.empty
+    fallback = dict(zip(("N", "M"), cfgs["bmshj2018-factorized"][quality], strict=True))
+    filled = {key: value for key, value in hp.items() if value is not None}
+    for key, default in takes.items():
+        if key in hp and filled.get(key) is None:
+            value = published.get(key, fallback[key] if default is nothing else default)
+            filled[key] = value
+    return filled
+
+
+def complete(config: Config) -> Config:
+    """Fill the keys that `model.quality` stands for.
+
+    Args:
+        config: a checked configuration.
+
+    Returns:
+        The same with `hp` and `criterion.lmbda` as numbers.
+    """
+    hp = hyperparameters(config.model.name, config.model.quality, config.hp)
+    lmbda = config.criterion.lmbda
+    if lmbda is None:
+        lmbda = PUBLISHED_LMBDA[config.criterion.metric][config.model.quality - 1]
+    return config.model_copy(update={"hp": hp, "criterion": config.criterion.model_copy(update={"lmbda": lmbda})})
+
+
+def build_model(name: str, hp: dict[str, Any], seed: int) -> CompressionModel:
+    """Make a model with plain convs; its initial weights depend on the seed only.
+
+    Args:
+        name: registry name.
+        hp: arguments of its class.
+        seed: of the initial weights.
+
+    Returns:
+        The model on the CPU.
+
+    Raises:
+        UserError: the class refuses its arguments.
+    """
+    torch.manual_seed(seed)
+    try:
+        return image_models()[name](**hp)
+    except (TypeError, ValueError, AssertionError, IndexError, RuntimeError) as error:
+        given = " ".join(f"hp.{key}={value}" for key, value in hp.items())
+        raise UserError(f"{name} cannot be made with {given}: {error}") from error
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read somebody's weights.
+
+    Args:
+        path: a checkpoint or export of ours, or one of CompressAI's (`state_dict` of its train.py, or bare).
+
+    Returns:
+        The state dict in the file.
+
+    Raises:
+        UserError: the file holds anything but tensors and plain containers.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
+        raise UserError(
+            f"model.checkpoint={path}: not a checkpoint of tensors ({str(error).splitlines()[0]})"
+        ) from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    return content
+
+
+def load_weights(model: CompressionModel, weights: dict[str, Tensor], source: str = "model.checkpoint") -> None:
+    """Start from somebody's weights.
+
+    Args:
+        model: takes them, whatever form its kernels have.
+        weights: kernels plain or spectral, entropy bottleneck keys of either style, probability tables of any size.
+        source: where they are from, for the error.
+
+    Raises:
+        UserError: they belong to another model.
+    """
+    try:
+        load_any(model, load_pretrained(weights))
+    except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"{source}: these are not weights of this model (check model.name, hp.N and hp.M): {reason}"
+        ) from error

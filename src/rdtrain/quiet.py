@@ -1,0 +1,22 @@
+"""Warnings of libraries that a user can do nothing about, each with its reason."""
+
+from __future__ import annotations
+
+import warnings
+
+LIBRARY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
+    # torch_geometric, which compressai 1.2.8 imports, still compiles functions with torch.jit.script.
+    (r"`torch\.jit\.script` is deprecated", FutureWarning),
+    (r"`torch\.jit\.script` is deprecated", DeprecationWarning),
+    # catalyst 22.4 compares versions with distutils, which is gone from Python 3.12.
+    (r"distutils Version classes are deprecated", DeprecationWarning),
+    (r"The distutils package is deprecated", DeprecationWarning),
+    # catalyst looks for its own callbacks; our runner does what they would do.
+    (r"No ``I(Criterion|Backward|Optimizer|Scheduler)Callback", UserWarning),
+)
+
+
+def silence_libraries() -> None:
+    """Keep those warnings, and no others, from the user's terminal."""
+    for message, category in LIBRARY_WARNINGS:
+        warnings.filterwarnings("ignore", message=message, category=category)

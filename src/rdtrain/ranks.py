@@ -1,0 +1,52 @@
+"""Several processes: who evaluates what, and one mean over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Subset
+
+from rdtrain.metrics import with_psnr_of_mean_mse
+
+
+def rank_share(loader: DataLoader, engine: Accelerator) -> DataLoader:
+    """The part of an evaluation loader that this process looks at.
+
+    accelerate would repeat images to give every process equally many, which would falsify the means.
+
+    Args:
+        loader: in fixed order.
+        engine: knows this process's rank.
+
+    Returns:
+        The loader itself for one process; else one over every n-th image.
+    """
+    if engine.num_processes == 1:
+        return loader
+    share = Subset(loader.dataset, range(engine.process_index, len(loader.dataset), engine.num_processes))
+    return DataLoader(share, batch_size=loader.batch_size, collate_fn=loader.collate_fn, num_workers=loader.num_workers)
+
+
+def merged(means: Mapping[str, float], samples: int, engine: Accelerator) -> dict[str, float]:
+    """Mean over the samples of all processes.
+
+    Args:
+        means: of this process; a metric that it did not measure is left out.
+        samples: images that they are over.
+        engine: knows the other processes.
+
+    Returns:
+        Means over all processes, weighted by their samples; PSNR of the mean MSE made anew.
+    """
+    if engine.num_processes == 1:
+        return dict(means)
+    parts: list[tuple[dict[str, float], int]] = [({}, 0)] * engine.num_processes
+    torch.distributed.all_gather_object(parts, (dict(means), samples))
+    names = dict.fromkeys(name for part, _ in parts for name in part)
+    result = {}
+    for name in names:
+        having = [(part[name], n) for part, n in parts if name in part]
+        result[name] = sum(value * n for value, n in having) / sum(n for _, n in having)
+    return with_psnr_of_mean_mse(result)

@@ -1,0 +1,145 @@
+"""One folder a run: its name, what lies where in it, and whether the run in it is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rdtrain.config.schema import Config
+from rdtrain.files import write_json, write_text
+
+_NOT_IN_ID = ("paths", "logger")  # what a run computes does not depend on them
+
+
+def run_id(config: Config) -> str:
+    """A deterministic name for what a configuration computes.
+
+    Args:
+        config: completed, so that what `model.quality` stands for counts, not how it was typed.
+
+    Returns:
+        10 hexadecimal digits of a sha256 over the configuration without paths and logging.
+    """
+    content = {key: value for key, value in config.to_dict().items() if key not in _NOT_IN_ID}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def slug(config: Config) -> str:
+    """What a person wants to read in a folder's name.
+
+    Args:
+        config: completed.
+
+    Returns:
+        Such as `bmshj2018-factorized-rfft-lmbda0.0067-seed1`.
+    """
+    form = config.conv.transform if config.conv.type == "spectral" else "plain"
+    name = f"{config.model.name}-{form}-lmbda{config.criterion.lmbda:g}-seed{config.seed}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The only place that a run writes to.
+
+    Args:
+        path: `<paths.runs>/<id>-<slug>`.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, config: Config) -> RunFolder:
+        """The folder that belongs to a configuration.
+
+        Args:
+            config: completed.
+
+        Returns:
+            The folder, made or not.
+        """
+        return cls(Path(config.paths.runs).expanduser().resolve() / f"{run_id(config)}-{slug(config)}")
+
+    @property
+    def id(self) -> str:
+        """The deterministic part of the name."""
+        return self.path.name.split("-", 1)[0]
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def overrides(self) -> Path:
+        """What the user typed, one a line."""
+        return self.path / "overrides.txt"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine, seed and data."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One row an epoch and loader."""
+        return self.path / "metrics.csv"
+
+    @property
+    def summary(self) -> Path:
+        """Status and last numbers."""
+        return self.path / "summary.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint to continue from."""
+        return self.path / "checkpoints" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint of the epoch with the best monitored value."""
+        return self.path / "checkpoints" / "best.pt"
+
+    @property
+    def exported(self) -> Path:
+        """Plain weights with probability tables, for stock CompressAI."""
+        return self.path / "export" / "model.pth"
+
+    @property
+    def figures(self) -> Path:
+        """Pictures."""
+        return self.path / "figures"
+
+    def make(self, config: Config, overrides: list[str], environment: dict[str, Any]) -> None:
+        """Make the folder and write down what is going to be run.
+
+        Args:
+            config: completed.
+            overrides: what the user typed.
+            environment: see `rdtrain.environment`.
+        """
+        for folder in (self.tensorboard, self.last.parent, self.exported.parent, self.figures):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        write_text(self.overrides, "".join(f"{text}\n" for text in overrides))
+        write_json(self.environment, environment)
+
+    def read_summary(self) -> dict[str, Any]:
+        """What the summary says.
+
+        Returns:
+            Its content; empty where there is none yet.
+        """
+        return json.loads(self.summary.read_text()) if self.summary.exists() else {}

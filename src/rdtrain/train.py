@@ -1,0 +1,63 @@
+"""One run, from a configuration to a finished run folder. Reads from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rdtrain import build, checkpoint, environment, preflight
+from rdtrain.config.schema import Config
+from rdtrain.data.inventory import take_inventory
+from rdtrain.engine import make_engine
+from rdtrain.errors import UserError
+from rdtrain.models import complete
+from rdtrain.run_folder import RunFolder
+
+
+def train(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
+    """Train, or continue, or leave alone what is finished.
+
+    Args:
+        config: checked by `rdtrain.config.check`.
+        overrides: what the user typed, for the record.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: anything is wrong that the user can put right; nothing was created then.
+    """
+    inventory, problems = take_inventory(config.dataset, config.infer.max_images)
+    problems += preflight.problems(config.to_dict())
+    if problems or inventory is None:
+        raise UserError(problems)
+    config = complete(config)
+    folder = RunFolder.of(config)
+    if folder.read_summary().get("status") == "finished":
+        print(f"already finished: {folder.path} (delete it to run it again)")
+        return folder
+    state = checkpoint.read(folder.last) if folder.last.exists() else None
+
+    engine = make_engine(config.engine)
+    model = build.model(config, state)
+    optimizers = build.optimizers(config, model)
+    loaders = build.loaders(config, inventory, engine.num_processes)
+    epoch_steps = -(-len(loaders["train"]) // (config.engine.accumulate * engine.num_processes))
+    schedulers = build.schedulers(config, optimizers, epoch_steps)
+    callbacks = build.callbacks(config)
+    runner = build.runner(config, folder, state)
+
+    if engine.is_main_process:
+        folder.make(config, list(overrides), environment.describe(engine.device, config.seed, inventory.describe()))
+        print(f"{'continues' if state else 'run folder'}: {folder.path}")
+    runner.train(
+        engine=engine,
+        model=model,
+        criterion=build.criterion(config),
+        optimizer=optimizers,
+        scheduler=schedulers,
+        loaders=loaders,
+        callbacks=callbacks,
+        seed=config.seed,
+        num_epochs=config.engine.num_epochs,
+    )
+    return folder

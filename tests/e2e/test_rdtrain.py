@@ -1,0 +1,142 @@
+"""The installed command, as a user types it, from a folder that is not the repository."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+COMMAND = Path(sys.executable).with_name("rdtrain")
+SMALL = (
+    "hp.N=4", "hp.M=6", "dataset.patch_size=64", "dataset.batch_size=4", "engine.num_epochs=2", "engine.epoch_steps=3",
+    "infer.max_images=1",
+)  # fmt: skip
+
+
+def _rdtrain(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(COMMAND), *words], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_help_lists_groups_and_keys(tmp_path: Path) -> None:
+    done = _rdtrain(tmp_path, "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for group in ("model", "conv", "criterion", "optimizer", "scheduler", "dataset", "engine", "experiment", "paths"):
+        assert f"\n{group}: " in done.stdout or f"\n{group}:\n" in done.stdout
+    assert "lmbda" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_cfg_import_nothing_heavy(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.argv = ['rdtrain', {flags}]\n"
+        "from rdtrain.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "print('HEAVY', sorted({{'torch', 'compressai', 'catalyst', 'matplotlib'}} & set(sys.modules)))"
+    )
+    for flags in ("'--help'", "'--cfg', 'job'"):
+        words = [sys.executable, "-c", program.format(flags=flags)]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
+
+
+def test_cfg_prints_the_composed_configuration(tmp_path: Path) -> None:
+    done = _rdtrain(tmp_path, "--cfg", "job", "++criterion.lmbda=0.0067", "scheduler.net.threshold=5e-4")
+    assert done.returncode == 0 and done.stderr == ""
+    config = yaml.safe_load(done.stdout)
+    assert config["criterion"]["lmbda"] == 0.0067 and config["scheduler"]["net"]["threshold"] == 0.0005
+
+
+def test_the_documented_override_trains_silently_and_continues_from_its_own_config(tmp_path: Path) -> None:
+    literal = ("++model.name=bmshj2018-factorized", "++criterion.lmbda=0.0067", "++scheduler.net.threshold=5e-4")
+    done = _rdtrain(tmp_path, *literal, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "overrides.txt").read_text().split() == [*literal, *SMALL]
+    assert len([line for line in done.stdout.splitlines() if line.startswith("epoch ")]) == 2
+
+    again = _rdtrain(tmp_path, "--config-dir", str(run), "--config-name", "config")
+    assert again.returncode == 0 and "already finished" in again.stdout, again.stdout + again.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentences"),
+    [
+        (["++criterion.lmda=1"], ["criterion.lmda does not exist: did you mean criterion.lmbda"]),
+        (["engine.num_epoch=3"], ["engine.num_epoch does not exist: did you mean engine.num_epochs"]),
+        (["model.name=bmshj2018-factorised"], ["there is no such image model; did you mean bmshj2018-factorized"]),
+        (["optimizer.net.lrr=1"], ["optimizer.net.lrr does not exist: did you mean optimizer.net.lr"]),
+        (["optimizer.net.lr=-1"], ["optimizer.net: ", "Invalid learning rate: -1"]),
+        (["callbacks.early_stopping.patient=1"], ["did you mean callbacks.early_stopping.patience"]),
+        (["dataset=image_folder"], ["dataset=image_folder: dataset.root is not given", "type dataset.root=FOLDER"]),
+        (["dataset=image_folder", "dataset.root=/nowhere"], ["is not a folder"]),
+        (["model.checkpoint=/nowhere.pth"], ["there is no such file"]),
+        (["dataset.patch_size=100", "dataset.small_images=pad"], ["dataset.patch_size=100", "multiple of 16"]),
+        (["engine.device=cuda"], ["torch sees no cuda device"]),
+        (
+            ["++modle.name=x", "model.name=y", "criterion.lmbda=-1", "dataset.patch_size=4096", "seed=x"],
+            ["modle.name does not exist", "model.name=y", "criterion.lmbda=-1", "dataset.patch_size=4096", "seed=x"],
+        ),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_created(words: list[str], sentences: list[str], tmp_path: Path) -> None:
+    done = _rdtrain(tmp_path, *SMALL[:2], *words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    for sentence in sentences:
+        assert sentence in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    done = _rdtrain(tmp_path, "dataset=image_folder", "dataset.root=data")
+    assert done.returncode == 2 and "holds no image files" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_sweep_makes_a_run_a_point(tmp_path: Path) -> None:
+    done = _rdtrain(tmp_path, "-m", *SMALL, "engine.num_epochs=1", "criterion.lmbda=0.01,0.02")
+    assert done.returncode == 0, done.stderr
+    statuses = [json.loads(path.read_text())["status"] for path in (tmp_path / "runs").glob("*/summary.json")]
+    assert statuses == ["finished", "finished"]
+
+
+@pytest.mark.slow
+def test_quickstart_on_the_embedded_photographs(tmp_path: Path) -> None:
+    _check_quickstart(tmp_path)
+
+
+@pytest.mark.slow
+def test_quickstart_on_bsds500_and_kodak(tmp_path: Path, test_data: Path) -> None:
+    _check_quickstart(
+        tmp_path,
+        "dataset=image_folder",
+        f"dataset.root={test_data / 'bsds500'}",
+        "dataset.infer_name=kodak",
+        f"dataset.infer_root={test_data / 'kodak'}",
+    )
+
+
+def _check_quickstart(folder: Path, *words: str) -> None:
+    done = _rdtrain(folder, "experiment=quickstart", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    (run,) = (folder / "runs").iterdir()
+    with open(run / "metrics.csv") as file:
+        header, *lines = [line.rstrip("\n").split(",") for line in file]
+    rows = [dict(zip(header, line, strict=True)) for line in lines]
+    losses = [float(row["loss/forward/unclamped"]) for row in rows if row["loader"] == "valid"]
+    assert losses[-1] <= losses[0] / 2
+    infer = [row for row in rows if row["loader"] == "infer"][-1]
+    estimate, real = float(infer["bpp/forward"]), float(infer["bpp/real"])
+    flush = (float(infer["rate_gap/flush"]) + float(infer["rate_gap/header"])) if infer["rate_gap/flush"] else 0.0
+    assert real == pytest.approx(estimate, rel=0.03) or real - flush / (512 * 512) == pytest.approx(estimate, rel=0.03)
+    assert float(infer["mse/real/clamped"]) == pytest.approx(float(infer["mse/forward/clamped"]), abs=1e-6)
