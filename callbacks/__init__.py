@@ -13,6 +13,7 @@ from rdtrain.callbacks.figures import Figures
 from rdtrain.callbacks.progress import Progress
 from rdtrain.callbacks.run_record import RunRecord
 from rdtrain.callbacks.scheduler_step import SchedulerStep
+from rdtrain.callbacks.spectral_switch import SpectralSwitch
 from rdtrain.callbacks.tensorboard_log import TensorBoardLog
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "Progress",
     "RunRecord",
     "SchedulerStep",
+    "SpectralSwitch",
     "TensorBoardLog",
 ]

@@ -13,7 +13,8 @@ from rdtrain.early_stop import EarlyStopChecker
 class EarlyStopping(dl.Callback):
     """Algorithm: stops after `patience` epochs in which the monitored value did not improve.
 
-    It decides when the monitored loader ends, so that the last epoch still infers. In the configuration:
+    It decides when the monitored loader ends, so that the last epoch still infers; it waits for a switch of convs that
+    is still to come, and starts anew after it. In the configuration:
 
         callbacks:
           early_stopping:
@@ -38,14 +39,17 @@ class EarlyStopping(dl.Callback):
         """
         if runner.loader_key == runner.monitor_loader:
             stop = self.checker.check(runner.loader_metrics[runner.monitor_metric])
-            runner.is_last_epoch = runner.is_last_epoch or stop
+            runner.is_last_epoch = runner.is_last_epoch or (stop and not runner.switch_pending)
 
     def on_epoch_end(self, runner: ImageCompressionRunner) -> None:
-        """End the run after its last epoch.
+        """End the run after its last epoch; start anew after the switch.
 
         Args:
             runner: of this run.
         """
+        if runner.switched_at is not None and runner.switched_at["epoch"] == runner.epoch_step:
+            self.checker.restart()
+            self.checker.check(runner.monitored)
         runner.need_early_stop = runner.is_last_epoch
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from catalyst import dl
 from matplotlib.figure import Figure
@@ -43,8 +44,7 @@ class Figures(dl.Callback):
             self._draw_curves(runner)
             if shown := runner.shown[: self.images]:
                 figure = reconstruction_figure(shown, f"{runner.folder.path.name}, epoch {runner.epoch_step}")
-                path = runner.folder.figures / "reconstructions.png"
-                write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+                _save(figure, runner.folder.figures / "reconstructions.png")
 
     def _draw_curves(self, runner: ImageCompressionRunner) -> None:
         runs = [read_run(runner.folder.path)]
@@ -52,8 +52,11 @@ class Figures(dl.Callback):
         plots = {"loss": loss_figures(runs, names, "step")[0], "learning-rate": lr_figure(runs, names)}
         for name, plot in plots.items():
             if plot is not None:
-                png = plot.png()
-                write_atomically(runner.folder.figures / f"{name}.png", lambda file, png=png: file.write(png))
+                _save(plot.figure, runner.folder.figures / f"{name}.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def reconstruction_figure(shown: Sequence[tuple[str, Tensor, Tensor]], title: str) -> Figure:

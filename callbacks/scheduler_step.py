@@ -38,7 +38,9 @@ class SchedulerStep(dl.Callback):
         """
         if runner.config.scheduler.interval == "step":
             return
-        for scheduler in runner.scheduler.values():
+        for name, scheduler in runner.scheduler.items():
+            if name == "net" and runner.drop_absorbed:
+                continue  # the switch took the place of this step
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(runner.monitored)
             else:

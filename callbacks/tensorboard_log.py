@@ -70,6 +70,8 @@ class TensorBoardLog(dl.Callback):
         for loader, values in measured.items():
             for name, value in values.items():
                 self.writer.add_scalar(tag(loader, name), value, runner.steps)
+        if runner.switched_at is not None and runner.switched_at["epoch"] == runner.epoch_step:
+            self.writer.add_text("conv/switch", _switch_text(runner.switched_at), runner.steps)
         if "infer" in measured:
             for name, x, x_hat in runner.shown[: self.images]:
                 self.writer.add_image(f"infer/{name}", _beside(x, x_hat), runner.steps)
@@ -123,6 +125,10 @@ def flat(config: dict[str, Any], sections: tuple[str, ...]) -> dict[str, Any]:
     for section in sections:
         walk(section, config[section])
     return result
+
+
+def _switch_text(switch: dict[str, Any]) -> str:
+    return "  \n".join(f"{name}: {value}" for name, value in switch.items())
 
 
 def _beside(x: Tensor, x_hat: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Shapes: x, x_hat (B, 3, H, W). The runner does not know whether the model's conv
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,12 +19,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from rdtrain.config.schema import Config
-from rdtrain.conv.layers import cached_kernels, is_spectral
+from rdtrain.conv.convert import Converted, to_plain
+from rdtrain.conv.layers import cached_kernels, spectral_layers
+from rdtrain.conv.moments import Moments, ShadowMoments
 from rdtrain.early_stop import BestSoFar
 from rdtrain.engine import autocast
+from rdtrain.errors import UserError
 from rdtrain.evaluation import ImageRow, evaluate_image, evaluation_copy, forward_variants, mean_row
 from rdtrain.metrics import Means
-from rdtrain.ranks import merged, rank_share
+from rdtrain.ranks import keep_quantiles_local, merged, rank_share
 from rdtrain.run_folder import RunFolder
 
 _SHOWN = 8  # infer images kept to be looked at
@@ -50,7 +54,9 @@ class ImageCompressionRunner(dl.Runner):
         best: the best monitored value and its epoch.
         is_best: whether this epoch is the best so far.
         final: last measured value by `<loader>/<metric>`.
-        switched_at: epoch and step at which convs became plain.
+        switch_pending: whether spectral convs are still to become plain.
+        switched_at: epoch, step and circumstances at which they did.
+        drop_absorbed: whether the switch took the place of this epoch's scheduler step.
         warnings: what the user should know afterwards.
         shown: name, x and x_hat (3, H, W) of infer images to look at.
     """
@@ -63,7 +69,8 @@ class ImageCompressionRunner(dl.Runner):
         self.stepped = self.is_last_epoch = self.is_best = False
         self.best = BestSoFar()
         self.final: dict[str, float] = {}
-        self.switched_at: dict[str, int] | None = None
+        self.switch_pending = self.drop_absorbed = False
+        self.switched_at: dict[str, Any] | None = None
         self.warnings: list[str] = []
         self.shown: list[tuple[str, Tensor, Tensor]] = []
         self.ema: AveragedModel | None = None
@@ -78,6 +85,17 @@ class ImageCompressionRunner(dl.Runner):
             An empty dict.
         """
         return {}
+
+    def get_model(self) -> nn.Module:
+        """Hand over the model, ready to be wrapped.
+
+        Returns:
+            The model.
+        """
+        model = super().get_model()
+        if self.engine.num_processes > 1:
+            keep_quantiles_local(model)
+        return model
 
     def _setup_loaders(self) -> None:
         loaders: dict[str, DataLoader] = self.get_loaders()
@@ -120,7 +138,7 @@ class ImageCompressionRunner(dl.Runner):
     @property
     def is_spectral(self) -> bool:
         """Whether any conv is stored in the frequency domain."""
-        return any(is_spectral(module) for module in self.net.modules())
+        return bool(spectral_layers(self.net))
 
     def measured(self) -> dict[str, dict[str, float]]:
         """This epoch's metrics.
@@ -129,6 +147,27 @@ class ImageCompressionRunner(dl.Runner):
             Value by metric name by loader; loaders that did not run are left out.
         """
         return {loader: values for loader, values in self.epoch_metrics.items() if loader != "_epoch_"}
+
+    def become_plain(self, moments: Moments, shadow: ShadowMoments | None = None) -> list[Converted]:
+        """Turn all spectral convs plain, in the model and its moving average.
+
+        Args:
+            moments: what the optimizer keeps.
+            shadow: the tracked second moments, with `moments=shadow`.
+
+        Returns:
+            What was converted.
+        """
+        net = self.net
+        converted = to_plain(net, [self.optimizer["net"]], moments, shadow)
+        if self.ema is not None:
+            to_plain(self.ema.module)
+        if self.engine.num_processes > 1:
+            # The reducer of DistributedDataParallel keeps the old parameters, and ranks would drift apart silently.
+            self.engine._models.clear()
+            self.model = self.engine.prepare(net)
+        self.switch_pending = False
+        return converted
 
     # The loop
 
@@ -140,6 +179,7 @@ class ImageCompressionRunner(dl.Runner):
         """
         super().on_epoch_start(runner)
         self.is_last_epoch = self.epoch_step >= self.num_epochs
+        self.drop_absorbed = False
         self.train_sampler.seek(self.epoch_step)
 
     def _run_epoch(self) -> None:
@@ -156,14 +196,17 @@ class ImageCompressionRunner(dl.Runner):
 
     def _run_loader(self) -> None:
         self.means = Means()
+        # Catalyst's own counters are multiplied by the number of processes.
+        self._batches = self._samples = 0
         start = time.monotonic()
         with self._prepared_for_loader():
             super()._run_loader()
         self.elapsed_s += time.monotonic() - start
         values = mean_row(self._rows) if self.is_infer_loader else self.means.compute()
-        self.loader_metrics.update(merged(values, self.loader_sample_step, self.engine))
+        self.loader_metrics.update(merged(values, self._samples, self.engine))
         self._add_times(time.monotonic() - start)
         self.final.update({f"{self.loader_key}/{name}": float(value) for name, value in self.loader_metrics.items()})
+        self._refuse_divergence()
         if self.loader_key == self.monitor_loader:
             self.is_best = self.best.update(self.epoch_step, float(self.loader_metrics[self.monitor_metric]))
 
@@ -182,9 +225,17 @@ class ImageCompressionRunner(dl.Runner):
         else:
             yield
 
+    def _refuse_divergence(self) -> None:
+        loss = self.loader_metrics.get("loss/forward/unclamped")
+        if loss is not None and not math.isfinite(loss):
+            raise UserError(
+                f"the {self.loader_key} loss of epoch {self.epoch_step} is {loss}: the run has diverged; try "
+                f"optimizer.net.lr={self.optimizer['net'].param_groups[0]['lr'] / 10:g} or engine.clip_grad_norm=1"
+            )
+
     def _add_times(self, seconds: float) -> None:
-        self.loader_metrics["time/step_ms"] = 1000 * seconds / self.loader_batch_step
-        self.loader_metrics["time/samples_per_s"] = self.loader_sample_step / seconds
+        self.loader_metrics["time/step_ms"] = 1000 * seconds / max(1, self._batches)
+        self.loader_metrics["time/samples_per_s"] = self._samples * self.engine.num_processes / seconds
         self.loader_metrics["time/elapsed_s"] = self.elapsed_s
         if self.is_train_loader:
             self.loader_metrics["conv/spectral"] = float(self.is_spectral)
@@ -207,6 +258,8 @@ class ImageCompressionRunner(dl.Runner):
             self._infer(x, batch)
         else:
             self._validate(x)
+        self._batches += 1
+        self._samples += len(x)
 
     def _infer(self, x: Tensor, batch: dict[str, Tensor]) -> None:
         row = evaluate_image(self._evaluated, x, self.criterion)
@@ -220,10 +273,7 @@ class ImageCompressionRunner(dl.Runner):
         self.means.update(forward_variants(self.criterion, out, x))
 
     def _train(self, x: Tensor) -> None:
-        group = self.config.engine.accumulate
-        place = (self.loader_batch_step - 1) % group
-        done = self.loader_batch_step - 1 - place
-        in_group = min(group, self.loader_batch_len - done)  # the last group of an epoch may be smaller
+        place, in_group = place_in_group(self._batches, len(self.loader), self.config.engine.accumulate)
         self.stepped = place == in_group - 1
         if place == 0:
             for optimizer in self.optimizer.values():
@@ -257,6 +307,21 @@ class ImageCompressionRunner(dl.Runner):
         self.steps += 1
         self.batch_metrics.update(extra)
         self.means.update(extra, 1)
+
+
+def place_in_group(batch: int, batches: int, accumulate: int) -> tuple[int, int]:
+    """Where a batch stands among those whose gradients are added up.
+
+    Args:
+        batch: its number in the epoch, from 0.
+        batches: in the epoch.
+        accumulate: batches a group; the last group of an epoch may be smaller.
+
+    Returns:
+        Its place in its group, from 0, and the group's size.
+    """
+    place = batch % accumulate
+    return place, min(accumulate, batches - (batch - place))
 
 
 def named_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:

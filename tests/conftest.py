@@ -39,6 +39,8 @@ TINY = (
     "engine.num_epochs=2",
     "engine.epoch_steps=3",
     "engine.device=cpu",
+    "engine.threads=1",
+    "logger.figures=null",
     "infer.max_images=1",
     "infer.every_n_epochs=2",
 )

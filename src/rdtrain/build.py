@@ -16,8 +16,6 @@ from rdtrain import models
 from rdtrain.callbacks import RunRecord
 from rdtrain.config.schema import Config
 from rdtrain.config.targets import make
-from rdtrain.conv.convert import to_spectral
-from rdtrain.conv.transforms import Transform, make_transform
 from rdtrain.data.inventory import Inventory, make_stores
 from rdtrain.data.loaders import make_loaders
 from rdtrain.engine import choose_device, keep_entropy_models_in_float32
@@ -68,7 +66,7 @@ def model(config: Config, state: Mapping[str, Any] | None) -> nn.Module:
     Raises:
         UserError: the model cannot take patches of that size.
     """
-    net = models.build_model(config.model.name, config.hp, config.seed)
+    net = models.make_model(config, config.conv.type == "spectral" if state is None else state["spectral"])
     patch, multiple = config.dataset.patch_size, stride(net)
     if patch % multiple:
         fits = max(multiple, patch // multiple * multiple)
@@ -78,14 +76,6 @@ def model(config: Config, state: Mapping[str, Any] | None) -> nn.Module:
         )
     if config.model.checkpoint is not None and state is None:
         models.load_weights(net, models.read_weights(config.model.checkpoint))
-    if config.conv.type == "spectral" if state is None else state["spectral"]:
-        to_spectral(
-            net,
-            transform(config),
-            include=config.conv.include,
-            exclude=config.conv.exclude,
-            one_by_one=config.conv.one_by_one,
-        )
     if config.engine.precision == "bf16":
         keep_entropy_models_in_float32(net)
     if config.engine.channels_last:
@@ -93,19 +83,6 @@ def model(config: Config, state: Mapping[str, Any] | None) -> nn.Module:
     if config.engine.compile:
         net.compile()
     return net
-
-
-def transform(config: Config) -> Transform:
-    """Make the transform that kernels are stored in.
-
-    Args:
-        config: `conv.transform` and its options.
-
-    Returns:
-        The transform.
-    """
-    options = {"dct": config.conv.dct.model_dump(), "attenuated": config.conv.attenuated.model_dump()}
-    return make_transform(config.conv.transform, **options.get(config.conv.transform, {}))
 
 
 def optimizers(config: Config, net: nn.Module) -> dict[str, Optimizer]:

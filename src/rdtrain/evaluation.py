@@ -18,21 +18,16 @@ from compressai.ops import compute_padding
 from torch import Tensor, nn
 
 from rdtrain.conv.layers import spectral_layers
-from rdtrain.losses import MS_SSIM_MIN_SIDE, RateDistortionLoss, bits_per_image, ms_ssim_per_image, mse_per_image
-from rdtrain.metrics import VARIANTS, ms_ssim_db, psnr, to_8bit, with_psnr_of_mean_mse
+from rdtrain.losses import RateDistortionLoss, bits_per_image
+from rdtrain.metrics import VARIANTS, to_8bit, with_psnr_of_mean_mse
 from rdtrain.probes import LatentOverflow, Probe, entropy_models, now
 from rdtrain.rate_gap import Area, distortion_gap, rate_gap
+from rdtrain.variants import qualities, with_loss
 
 MODES = ("shared", "full")
 DEFAULT_STRIDE = 64
 WIDEST_TABLE = 2**16 - 2
 """A 16-bit table gives every symbol and the escape code at least 1 of 65536; CompressAI does not check that it can."""
-
-_VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
-    "unclamped": lambda x_hat: x_hat,
-    "clamped": lambda x_hat: x_hat.clamp(0, 1),
-    "8bit": to_8bit,
-}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -110,48 +105,6 @@ def padding(height: int, width: int, multiple: int) -> tuple[int, int, int, int]
     return pad
 
 
-def qualities(x_hat: Tensor, x: Tensor, variant: str) -> dict[str, Tensor]:
-    """Measure how close reconstructions are.
-
-    Args:
-        x_hat: reconstructions as g_s gives them, (B, 3, H, W); not changed.
-        x: originals, same shape.
-        variant: of `rdtrain.metrics.VARIANTS`; what to do to x_hat first.
-
-    Returns:
-        `mse`, `psnr` and, unless the images are too small for it, `ms_ssim` and `ms_ssim_db` of each image, (B,).
-    """
-    view = _VIEWS[variant](x_hat)
-    mse = mse_per_image(view, x)
-    measured = {"mse": mse, "psnr": psnr(mse)}
-    if min(x.shape[-2:]) >= MS_SSIM_MIN_SIDE:
-        ms_ssim = ms_ssim_per_image(view, x)
-        measured |= {"ms_ssim": ms_ssim, "ms_ssim_db": ms_ssim_db(ms_ssim)}
-    return measured
-
-
-def with_loss(
-    criterion: RateDistortionLoss, bpp: Tensor, path: str, measured: Mapping[str, Mapping[str, Tensor]]
-) -> dict[str, Tensor]:
-    """Name the measurements of a path and add the losses.
-
-    Args:
-        criterion: gives the loss of rate and distortion.
-        bpp: bits per pixel of each image, (B,).
-        path: `forward` or `real`.
-        measured: `qualities` by variant.
-
-    Returns:
-        Values of each image, (B,), by metric name; no loss where the criterion's distortion was not measured.
-    """
-    values = {f"bpp/{path}": bpp}
-    for variant, quality in measured.items():
-        if criterion.quantity in quality:
-            values[f"loss/{path}/{variant}"] = criterion.combine(bpp, quality[criterion.quantity])
-        values |= {f"{quantity}/{path}/{variant}": value for quantity, value in quality.items()}
-    return values
-
-
 @torch.no_grad()
 def forward_variants(criterion: RateDistortionLoss, out: Mapping[str, Any], x: Tensor) -> dict[str, Tensor]:
     """Measure a validation batch: the forward pass unclamped and clamped.
@@ -167,37 +120,6 @@ def forward_variants(criterion: RateDistortionLoss, out: Mapping[str, Any], x: T
     bpp = bits_per_image(out["likelihoods"]) / (x.shape[-2] * x.shape[-1])
     x_hat = out["x_hat"].to(x.dtype)
     return with_loss(criterion, bpp, "forward", {v: qualities(x_hat, x, v) for v in ("unclamped", "clamped")})
-
-
-@torch.no_grad()
-def quantizer_terms(
-    criterion: RateDistortionLoss, model: nn.Module, x: Tensor, noise: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Compare a training batch under noise with the same batch under rounding and straight-through rounding.
-
-    Straight-through training (Minnen & Singh 2020) minimises the rate under noise plus the distortion of rounded
-    latents.
-
-    Args:
-        criterion: the loss.
-        model: the model in training; its mode is restored.
-        x: the batch, (B, 3, H, W).
-        noise: what `criterion` gave for it in the training step.
-
-    Returns:
-        Batch means under paths `noise`, `round` and `ste`, by metric name.
-    """
-    model = unwrap(model)
-    training = model.training
-    rounded = criterion(model.eval()(x), x)
-    model.train(training)
-    quantity = criterion.quantity
-    ste = {"loss": criterion.combine(noise["bpp"], rounded[quantity]), quantity: rounded[quantity]}
-    return {
-        (f"bpp/{path}" if name == "bpp" else f"{name}/{path}/unclamped"): value.detach()
-        for path, terms in {"noise": noise, "round": rounded, "ste": ste}.items()
-        for name, value in terms.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -257,7 +179,9 @@ def evaluate_image(
             return ImageRow(_read(values), _as_file(x_hat))
         y_hat = probe.y_hat
         coded, decoded, times = _code(probe, padded)
-    real_bpp = bpp.new_tensor([8 * sum(map(len, _leaves(coded["strings"]))) / pixels])
+    real_bpp = torch.tensor(
+        [8 * sum(map(len, _leaves(coded["strings"]))) / pixels], dtype=torch.float64, device=x.device
+    )
     unclamped, clamped = F.pad(probe.x_hat, crop), F.pad(decoded["x_hat"], crop)
     if mode == "full" or not torch.equal(unclamped, x_hat):
         measured = {v: qualities(unclamped if v == "unclamped" else clamped, x, v) for v in VARIANTS}

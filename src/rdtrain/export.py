@@ -10,25 +10,25 @@ from rdtrain import checkpoint
 from rdtrain.config.schema import Config
 from rdtrain.evaluation import evaluation_copy
 from rdtrain.files import write_tensors
-from rdtrain.models import build_model, load_weights
+from rdtrain.models import make_model
 
 
 def judged_model(config: Config, path: Path) -> CompressionModel:
-    """The model that a checkpoint of ours was judged by, with plain convs.
+    """The model that a checkpoint of ours was judged by.
 
     Args:
         config: of the run.
         path: `last.pt` or `best.pt`.
 
     Returns:
-        The moving average where there is one, else the trained weights; on the CPU.
+        The moving average where there is one, else the trained weights, in the checkpoint's conv form; on the CPU.
     """
     state = checkpoint.read(path)
     weights = state["model"]
     if state["ema"] is not None:
         weights = {key.removeprefix("module."): value for key, value in state["ema"].items() if key != "n_averaged"}
-    model = build_model(config.model.name, config.hp, config.seed)
-    load_weights(model, weights, str(path))
+    model = make_model(config, state["spectral"])
+    model.load_state_dict(weights)
     return model
 
 

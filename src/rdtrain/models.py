@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from compressai.models import CompressionModel
 from compressai.registry import MODELS
-from compressai.zoo import load_pretrained
 from compressai.zoo.image import cfgs
+from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor, nn
 
 from rdtrain.config.nearest import suggestion
 from rdtrain.config.schema import Config
-from rdtrain.conv.convert import load_any
+from rdtrain.conv.convert import load_any, to_spectral
+from rdtrain.conv.transforms import make_transform
 from rdtrain.errors import UserError
 
 # Lambdas of CompressAI's model zoo for qualities 1 to 8 (docs/source/zoo.rst, "Training"); they assume the factor
@@ -155,6 +156,28 @@ def build_model(name: str, hp: dict[str, Any], seed: int) -> CompressionModel:
         raise UserError(f"{name} cannot be made with {given}: {error}") from error
 
 
+def make_model(config: Config, spectral: bool) -> CompressionModel:
+    """Make the model of a run in one of its two conv forms; the initial function does not depend on the form.
+
+    Args:
+        config: completed.
+        spectral: store kernels as `conv.transform` says.
+
+    Returns:
+        The model on the CPU.
+    """
+    net = build_model(config.model.name, config.hp, config.seed)
+    if spectral:
+        conv = config.conv
+        options = {
+            "dct": {"K": conv.dct.coefficients, "order": conv.dct.order},
+            "attenuated": conv.attenuated.model_dump(),
+        }
+        transform = make_transform(conv.transform, **options.get(conv.transform, {}))
+        to_spectral(net, transform, include=conv.include, exclude=conv.exclude, one_by_one=conv.one_by_one)
+    return net
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read somebody's weights.
 
@@ -179,13 +202,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return content
 
 
-def load_weights(model: CompressionModel, weights: dict[str, Tensor], source: str = "model.checkpoint") -> None:
+def load_weights(model: CompressionModel, weights: dict[str, Tensor]) -> None:
     """Start from somebody's weights.
 
     Args:
         model: takes them, whatever form its kernels have.
         weights: kernels plain or spectral, entropy bottleneck keys of either style, probability tables of any size.
-        source: where they are from, for the error.
 
     Raises:
         UserError: they belong to another model.
@@ -195,5 +217,5 @@ def load_weights(model: CompressionModel, weights: dict[str, Tensor], source: st
     except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(
-            f"{source}: these are not weights of this model (check model.name, hp.N and hp.M): {reason}"
+            f"model.checkpoint: these are not weights of this model (check model.name, hp.N and hp.M): {reason}"
         ) from error

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 
+from rdtrain.errors import UserError
 from rdtrain.metrics import with_psnr_of_mean_mse
 
 
@@ -22,11 +25,34 @@ def rank_share(loader: DataLoader, engine: Accelerator) -> DataLoader:
 
     Returns:
         The loader itself for one process; else one over every n-th image.
+
+    Raises:
+        UserError: there are fewer images than processes.
     """
     if engine.num_processes == 1:
         return loader
+    if len(loader.dataset) < engine.num_processes:
+        raise UserError(f"{len(loader.dataset)} image(s) for {engine.num_processes} processes: give each at least one")
     share = Subset(loader.dataset, range(engine.process_index, len(loader.dataset), engine.num_processes))
     return DataLoader(share, batch_size=loader.batch_size, collate_fn=loader.collate_fn, num_workers=loader.num_workers)
+
+
+def keep_quantiles_local(model: nn.Module) -> list[str]:
+    """Take the quantiles of the entropy bottlenecks out of DistributedDataParallel.
+
+    They get no gradient from the loss, so its reducer would wait for them until the auxiliary backward pass, and the
+    net optimizer would step with gradients that are not averaged yet. The auxiliary loss does not depend on the
+    images: every process finds the same gradient.
+
+    Args:
+        model: before it is wrapped.
+
+    Returns:
+        Names of the parameters left out.
+    """
+    names = [name for name, _ in model.named_parameters() if name.endswith(".quantiles")]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+    return names
 
 
 def merged(means: Mapping[str, float], samples: int, engine: Accelerator) -> dict[str, float]:

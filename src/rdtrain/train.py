@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rdtrain import build, checkpoint, environment, preflight
 from rdtrain.config.schema import Config
 from rdtrain.data.inventory import take_inventory
+from rdtrain.data.loaders import explain_loader_error
 from rdtrain.engine import make_engine
 from rdtrain.errors import UserError
 from rdtrain.models import complete
@@ -46,18 +47,25 @@ def train(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
     callbacks = build.callbacks(config)
     runner = build.runner(config, folder, state)
 
+    if state is None:
+        runner.warnings += inventory.warnings()
     if engine.is_main_process:
         folder.make(config, list(overrides), environment.describe(engine.device, config.seed, inventory.describe()))
-        print(f"{'continues' if state else 'run folder'}: {folder.path}")
-    runner.train(
-        engine=engine,
-        model=model,
-        criterion=build.criterion(config),
-        optimizer=optimizers,
-        scheduler=schedulers,
-        loaders=loaders,
-        callbacks=callbacks,
-        seed=config.seed,
-        num_epochs=config.engine.num_epochs,
-    )
+        print("\n".join([*inventory.warnings(), f"{'continues' if state else 'run folder'}: {folder.path}"]))
+    try:
+        runner.train(
+            engine=engine,
+            model=model,
+            criterion=build.criterion(config),
+            optimizer=optimizers,
+            scheduler=schedulers,
+            loaders=loaders,
+            callbacks=callbacks,
+            seed=config.seed,
+            num_epochs=config.engine.num_epochs,
+        )
+    except Exception as error:  # an image or a worker process may be behind it
+        if explained := explain_loader_error(error, [loader.dataset.store for loader in loaders.values()]):
+            raise explained from error
+        raise
     return folder

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rdtrain import build, checkpoint
 from rdtrain.config.schema import Config
 from rdtrain.data.inventory import take_inventory
+from rdtrain.errors import UserError
 from rdtrain.evaluation import evaluate_image
 from rdtrain.metrics import csv_columns, tag
 from rdtrain.models import build_model, complete
@@ -104,7 +105,7 @@ def test_twenty_steps_equal_a_bare_loop(configure: Configure, watch: Callable[..
 
 
 def test_the_run_folder_says_everything(configure: Configure) -> None:
-    config = configure()
+    config = configure("logger.figures={_target_: rdtrain.callbacks.Figures}")
     folder = train(config, ["experiment=quickstart", "seed=1"])
     names = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()}
     for name in (
@@ -168,8 +169,15 @@ def test_validation_does_not_depend_on_its_batch_size(configure: Configure) -> N
 
 
 def test_best_is_the_best_and_not_the_last(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A learning rate that wrecks the weights makes the first epoch the best.
-    folder = train(configure("engine.num_epochs=3", "optimizer.net.lr=0.3", "engine.clip_grad_norm=null"))
+    class Wreck(dl.Callback):
+        def on_epoch_start(self, runner: dl.IRunner) -> None:
+            if runner.epoch_step == 3:
+                for parameter in runner.net.g_s.parameters():
+                    parameter.data.mul_(4)
+
+    callbacks = build.callbacks
+    monkeypatch.setattr(build, "callbacks", lambda config: {**callbacks(config), "wreck": Wreck(order=1)})
+    folder = train(configure("engine.num_epochs=3"))
     losses = [float(row["loss/forward/unclamped"]) for row in _rows(folder) if row["loader"] == "valid"]
     best, last = checkpoint.read(folder.best), checkpoint.read(folder.last)
     assert best["epoch"] == losses.index(min(losses)) + 1 < 3 == last["epoch"]
@@ -282,12 +290,9 @@ def test_accumulated_gradients_are_those_of_the_large_batch(
 @pytest.mark.parametrize("scheduler", ["onecycle", "cosine", "constant"])
 def test_each_scheduler_sets_the_learning_rate(configure: Configure, scheduler: str) -> None:
     never = "conv.switch.trigger=never"
-    rows = _rows(train(configure("experiment=null", f"scheduler={scheduler}", never, *_SMALL)))
+    rows = _rows(train(configure(f"scheduler={scheduler}", never)))
     rates = [float(row["lr/net"]) for row in rows if row["loader"] == "train"]
     assert (len(set(rates)) == 1) == (scheduler == "constant")
-
-
-_SMALL = ("hp.N=4", "hp.M=6", "dataset.patch_size=64")
 
 
 @pytest.mark.parametrize("name", ["engine.precision=bf16", "engine.channels_last=true", "criterion.form=dr"])
@@ -310,3 +315,11 @@ def test_a_name_is_a_hash_of_what_is_computed(configure: Configure, tmp_path: Pa
     assert one.id == RunFolder.of(complete(configure("logger.tensorboard.images=1", f"paths.runs={tmp_path}"))).id
     assert one.id != RunFolder.of(complete(configure("seed=2"))).id
     assert one.path.name == f"{one.id}-bmshj2018-factorized-rfft-lmbda0.0067-seed1"
+
+
+def test_a_diverged_run_says_so_and_keeps_its_last_good_epoch(configure: Configure) -> None:
+    config = configure("engine.num_epochs=30", "optimizer.net.lr=100", "engine.clip_grad_norm=null")
+    with pytest.raises(UserError, match=r"the run has diverged; try optimizer.net.lr=10 "):
+        train(config)
+    folder = RunFolder.of(complete(config))
+    assert json.loads(folder.summary.read_text())["status"] == "failed"

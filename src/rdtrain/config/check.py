@@ -76,6 +76,8 @@ def cross_check(config: Config) -> list[str]:
             "conv.switch.trigger=plateau needs scheduler.net to be ReduceLROnPlateau: type scheduler=plateau, "
             "or conv.switch.trigger=epoch conv.switch.at=N, or conv.switch.trigger=never"
         )
+    if config.conv.type == "spectral" and switch.trigger == "plateau" and plateau:
+        problems += _switch_problems(config)
     if switch.trigger == "epoch" and switch.at is None:
         problems.append("conv.switch.trigger=epoch needs an epoch: type conv.switch.at=N")
     if config.criterion.metric == "ms-ssim" and config.dataset.patch_size <= 160:
@@ -85,4 +87,20 @@ def cross_check(config: Config) -> list[str]:
         )
     if config.dataset.infer_name is not None and config.dataset.infer_root is None:
         problems.append(f"dataset.infer_name={config.dataset.infer_name} needs its folder: type dataset.infer_root=DIR")
+    return problems
+
+
+def _switch_problems(config: Config) -> list[str]:
+    problems = []
+    scheduler, lr = config.scheduler.net or {}, config.optimizer.net.get("lr")
+    patience, floor = scheduler.get("patience"), scheduler.get("min_lr")
+    if isinstance(patience, int) and config.conv.switch.lead > patience:
+        problems.append(
+            f"conv.switch.lead={config.conv.switch.lead}: should be at most scheduler.net.patience={patience}"
+        )
+    if isinstance(floor, int | float) and isinstance(lr, int | float) and lr <= floor:
+        problems.append(
+            f"scheduler.net.min_lr={floor}: the rate {lr} cannot drop, so the convs would never become plain; "
+            "type conv.switch.trigger=epoch conv.switch.at=N or conv.switch.trigger=never"
+        )
     return problems

@@ -46,7 +46,7 @@ def composed(
         try:
             config = compose(config_name, overrides=[*search, *good])
             return _plain(OmegaConf.to_container(config, resolve=True)), problems
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises ValueError for group=null
             return None, [*problems, str(error).splitlines()[0]]
 
 

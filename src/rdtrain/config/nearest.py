@@ -28,7 +28,8 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
         (key for key in known if SequenceMatcher(None, tail, key.rsplit(".", 1)[-1]).ratio() >= 0.75),
         key=lambda key: -SequenceMatcher(None, name, key).ratio(),
     )
-    return list(dict.fromkeys(close + by_tail))[:3]
+    begun = sorted(key for key in known if key.startswith(name))
+    return list(dict.fromkeys(begun + close + by_tail))[:3]
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

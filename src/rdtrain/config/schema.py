@@ -182,8 +182,8 @@ class Config(Section):
     engine: Engine
     infer: Infer
     runner: Runner
-    callbacks: dict[str, Target]
-    logger: dict[str, Target]
+    callbacks: dict[str, Target | None]
+    logger: dict[str, Target | None]
     paths: Paths
     seed: Natural
 

@@ -45,6 +45,7 @@ def test_the_defaults_are_right(raw: dict) -> None:
         ("dataset=imagefolder", "dataset=imagefolder: there is no such option; did you mean image_folder"),
         ("experiment=quikstart", "did you mean quickstart"),
         ("lmbda 0.1", "is not understood"),
+        ("experiment=null", "Config group override must be a string"),
     ],
 )
 def test_a_mistake_is_named_with_what_to_type(override: str, sentence: str) -> None:

@@ -1,0 +1,119 @@
+"""The three loaders of a run: train, valid, infer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader
+
+from rdtrain.data.datasets import FullImages, SmallImages, TrainCrops, ValidCrops, collate
+from rdtrain.data.decode import BadImage
+from rdtrain.data.sampler import CropSampler
+from rdtrain.data.store import ImageStore
+from rdtrain.errors import UserError
+
+_MOST_WORKERS = 8
+_NAMED = 3  # files that an error names
+
+
+def make_loaders(
+    stores: Mapping[str, ImageStore],
+    *,
+    patch_size: int,
+    batch_size: int,
+    valid_batch_size: int,
+    seed: int,
+    epoch_steps: int | None = None,
+    workers: int | Literal["auto"] = "auto",
+    pin_memory: bool = False,
+    flips: bool = True,
+    small_images: SmallImages = "refuse",
+    processes: int = 1,
+) -> dict[str, DataLoader]:
+    """Make a loader for each store; batches are `{"x": uint8 (B, 3, H, W), "index": int64 (B,)}`.
+
+    Training batches are always full. Without `epoch_steps` an epoch has as many batches as one pass over the images
+    fills, at least one; the images left over come first in the next epoch, because the stream goes on, so none is
+    dropped. `loaders["train"].sampler.seek(epoch, done)` chooses the epoch; keep hold of the sampler, accelerate's
+    `prepare` hides it. All loaders leave torch's global generator alone, so that the noise that a model draws depends
+    on neither the workers nor the number of loaders.
+
+    Args:
+        stores: any of `train`, `valid`, `infer`.
+        patch_size: side of the crops of train and valid, in pixels.
+        batch_size: crops in a training batch of one process.
+        valid_batch_size: crops in a validation batch; infer takes whole images one by one.
+        seed: of the order and the crops of train.
+        epoch_steps: training batches that one process takes in an epoch.
+        workers: processes that decode; `auto` is 0 for a store that keeps all its images, else half of the CPUs that
+            this process may use, at most 8.
+        pin_memory: for a CUDA device.
+        flips: mirror every second training crop.
+        small_images: what to do with images smaller than a crop.
+        processes: training processes that share the stream, each with its own batches.
+
+    Returns:
+        Loaders under the same keys.
+
+    Raises:
+        UserError: an image is smaller than the patch and `small_images` is `refuse`.
+    """
+
+    def loader(key: str, dataset: Any, **arguments: Any) -> DataLoader:
+        n_workers = _n_workers(stores[key]) if workers == "auto" else workers
+        generator = torch.Generator()  # it seeds worker processes, which draw nothing at random
+        arguments["persistent_workers"] = key == "train" and n_workers > 0
+        return DataLoader(
+            dataset,
+            num_workers=n_workers,
+            pin_memory=pin_memory,
+            collate_fn=collate,
+            generator=generator,
+            **arguments,
+        )
+
+    loaders = {}
+    if "train" in stores:
+        crops = TrainCrops(stores["train"], patch_size, flips=flips, small_images=small_images)
+        steps = epoch_steps or max(1, len(crops) // (batch_size * processes))
+        sampler = CropSampler(len(crops), epoch_samples=steps * batch_size * processes, seed=seed)
+        loaders["train"] = loader("train", crops, sampler=sampler, batch_size=batch_size, drop_last=True)
+    if "valid" in stores:
+        centres = ValidCrops(stores["valid"], patch_size, small_images=small_images)
+        loaders["valid"] = loader("valid", centres, batch_size=valid_batch_size)
+    if "infer" in stores:
+        loaders["infer"] = loader("infer", FullImages(stores["infer"]), batch_size=1)
+    return loaders
+
+
+def explain_loader_error(error: BaseException, stores: Iterable[ImageStore]) -> UserError | None:
+    """Name the image file behind an error that a loader raised.
+
+    Args:
+        error: what came out of iterating a loader.
+        stores: the images that it could have been reading.
+
+    Returns:
+        What to tell the user, if a bad image or the death of a worker process is the cause; None for other errors.
+    """
+    stores = list(stores)
+    # torch turns a worker's exception into one with this text, and a worker's death into a RuntimeError of its own.
+    if isinstance(error, BadImage) or "Caught BadImage in DataLoader worker" in str(error):
+        bad = [str(image) for store in stores for image in store.bad_images()] or [str(error)]
+        return UserError(["an image proved bad while the run read it; type dataset.on_bad_image=skip:", *bad])
+    if not isinstance(error, RuntimeError) or "DataLoader worker (pid" not in str(error):
+        return None
+    reading = [str(path) for store in stores for path in store.in_flight()][:_NAMED]
+    where = f"while it decoded {' or '.join(reading)}" if reading else "while it decoded no image; is memory short?"
+    return UserError(f"a data loading process died {where} ({error}); try dataset.workers=0")
+
+
+def _n_workers(store: ImageStore) -> int:
+    """Return how many worker processes pay: none when nothing is left to decode after the first pass."""
+    if store.keeps_all:
+        return 0
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_WORKERS, usable // 2)

@@ -1,0 +1,173 @@
+"""Decoded images in memory that all loader processes share.
+
+Each image is decoded once, by whichever process needs it first, into one anonymous memory map. Worker processes that
+are forked share the map itself, so nothing is copied and no limit on /dev/shm applies; where workers are spawned
+instead, each keeps its own.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdtrain.data.decode import MAX_PIXELS, BadImage, ImageInfo, decode_image
+from rdtrain.data.scan import OnBadImage
+from rdtrain.errors import UserError
+
+# State of an image, one shared byte each. A process that dies while decoding leaves _DECODING behind: its last words.
+_UNSEEN, _READY, _BAD, _DECODING = range(4)
+_NOT_KEPT = -1
+
+
+class ImageStore:
+    """A sequence of decoded images; `store[i]` is uint8 (H, W, 3).
+
+    A kept image is a view of the shared memory and must not be written to. Two processes that need the same image at
+    the same time both decode it, and write the same bytes.
+
+    Args:
+        images: from a scan, whose sizes are relied on.
+        cache_bytes: most bytes of decoded pixels to keep; images are taken in their order as long as they fit, the
+            others are decoded at every access.
+        on_bad_image: what to do when an image proves bad only now (truncated, or gone since the scan): `error` raises,
+            `skip` puts the next good image in its place.
+        max_pixels: passed to `decode_image`.
+
+    Raises:
+        UserError: the memory cannot be reserved.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[ImageInfo],
+        cache_bytes: int,
+        *,
+        on_bad_image: OnBadImage = "error",
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.images = tuple(images)
+        self.kept_bytes = 0
+        self._on_bad_image = on_bad_image
+        self._max_pixels = max_pixels
+        self._offsets = [self._reserve(image, cache_bytes) for image in self.images]
+        self._allocate()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.fetch(index)[1]
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every image is decoded only once."""
+        return _NOT_KEPT not in self._offsets
+
+    def fetch(self, index: int) -> tuple[int, np.ndarray]:
+        """Get an image or, where bad images are skipped, the next good one after it.
+
+        Args:
+            index: 0 to `len(self) - 1`.
+
+        Returns:
+            Index of the image that is returned, and its pixels, uint8 (H, W, 3).
+
+        Raises:
+            BadImage: the image is bad and `on_bad_image` is `error`.
+            UserError: all images are bad.
+        """
+        for step in range(len(self)):
+            candidate = (index + step) % len(self)
+            try:
+                return candidate, self._load(candidate)
+            except BadImage:
+                if self._on_bad_image == "error":
+                    raise
+        raise UserError(f"none of the {len(self)} images can be read (any more); is dataset.root still there?")
+
+    def bad_images(self) -> tuple[BadImage, ...]:
+        """Name the images that proved bad in any of the processes that share this store.
+
+        Returns:
+            One `BadImage` each; the reason is found by reading the file again.
+        """
+        return tuple(self._explain(index) for index in np.flatnonzero(self._states == _BAD))
+
+    def in_flight(self) -> tuple[Path, ...]:
+        """Name the files that some process is decoding, or was when it died.
+
+        Returns:
+            Their paths.
+        """
+        return tuple(self.images[index].path for index in np.flatnonzero(self._states == _DECODING))
+
+    def _reserve(self, image: ImageInfo, cache_bytes: int) -> int:
+        # Gives an image its place among the kept pixels, if it still fits.
+        size, offset = _n_bytes(image), self.kept_bytes
+        if offset + size > cache_bytes:
+            return _NOT_KEPT
+        self.kept_bytes += size
+        return offset
+
+    def _allocate(self) -> None:
+        # Maps the shared bytes: the states, then the kept pixels. Pages take memory when they are first written.
+        try:
+            shared = mmap.mmap(-1, max(1, len(self) + self.kept_bytes))
+        except OSError as error:
+            megabytes = self.kept_bytes // 2**20
+            raise UserError(f"cannot reserve {megabytes} MB for images ({error}); lower dataset.cache_mb") from error
+        self._states, self._pixels = np.split(np.frombuffer(shared, dtype=np.uint8), [len(self)])
+
+    def _load(self, index: int) -> np.ndarray:
+        # The pixels are complete before the state says so. A reader comes to them thousands of instructions after it
+        # has read the state, so no processor's reordering of memory accesses shows.
+        state = self._states[index]
+        if state == _READY:
+            return self._kept(index)
+        if state == _BAD:
+            raise BadImage(self.images[index].path, "could not be read earlier in this run")
+        self._states[index] = _DECODING
+        try:
+            pixels = self._decode(index)
+        except BadImage:
+            self._states[index] = _BAD
+            raise
+        if self._offsets[index] == _NOT_KEPT:
+            self._states[index] = _UNSEEN
+            return pixels
+        self._kept(index)[...] = pixels
+        self._states[index] = _READY
+        return self._kept(index)
+
+    def _decode(self, index: int) -> np.ndarray:
+        image = self.images[index]
+        pixels = decode_image(image.path, max_pixels=self._max_pixels)
+        if pixels.shape != (image.height, image.width, 3):
+            raise BadImage(image.path, f"was {image.width}x{image.height} when the run started, and has changed")
+        return pixels
+
+    def _kept(self, index: int) -> np.ndarray:
+        image, start = self.images[index], self._offsets[index]
+        return self._pixels[start : start + _n_bytes(image)].reshape(image.height, image.width, 3)
+
+    def _explain(self, index: int) -> BadImage:
+        try:
+            self._decode(index)
+        except BadImage as bad:
+            return bad
+        return BadImage(self.images[index].path, "could not be read when it was needed; now it can")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in {"_states", "_pixels"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._allocate()
+
+
+def _n_bytes(image: ImageInfo) -> int:
+    return image.height * image.width * 3

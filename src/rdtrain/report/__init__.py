@@ -1,0 +1,1 @@
+"""Reports on finished and running runs: figures, tables and one page that answer why two runs differ."""

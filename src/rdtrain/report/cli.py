@@ -1,0 +1,107 @@
+"""The command `rdtrain-report`: read runs, write figures, tables and one page; light until there is work to do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rdtrain.errors import UserError
+
+_DESCRIPTION = """\
+Compare runs: rate-distortion curves over published ones, contours of equal loss, loss curves, Bjontegaard differences,
+forward pass against real bitstreams. Writes PNG and SVG figures, CSV tables and one page, report.html, that opens from
+disk."""
+_EPILOG = """\
+examples:
+  rdtrain-report runs                                  every run under runs/
+  rdtrain-report runs/A runs/B --lmbda 0.0067          two runs, losses for this lambda
+  rdtrain-report runs eval/kodak.json --reference vtm jpeg
+  rdtrain-report --points points.yaml --dataset kodak  points that somebody gives as numbers
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the command line.
+
+    Returns:
+        The parser.
+    """
+    made = argparse.ArgumentParser(
+        "rdtrain-report", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("sources", nargs="*", type=Path, metavar="RUN_OR_SWEEP", help="run folder, folder of runs, or evaluation JSON")
+    add("--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)")
+    add("--points", type=Path, metavar="FILE", help="YAML or CSV with points: label, path, bpp, psnr, lmbda")
+    add("--dataset", default="kodak", metavar="NAME", help="images of the points in --points (default: kodak)")
+    add("--metric", choices=("psnr", "ms-ssim"), help="only this quality (default: all that were measured)")
+    add("--lmbda", type=float, nargs="+", default=[], metavar="L", help="lambdas of the contours (default: the runs')")
+    add("--reference", nargs="*", metavar="CURVE", help="published curves (default: those of the same models)")
+    add("--baseline", metavar="CURVE", help="curve to compare with (default: the first with plain convolutions)")
+    add("--list-references", action="store_true", help="print the published curves and stop")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: arguments; None for those of the process.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake of the user.
+    """
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.list_references:
+            _list_references()
+        else:
+            _report(arguments)
+    except UserError as error:
+        for problem in error.problems:
+            print(f"rdtrain-report: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _list_references() -> None:
+    from rdtrain.report.references import published
+
+    for curve in published():
+        remark = f"  ({curve.remark})" if curve.remark else ""
+        print(f"{curve.dataset:22} {curve.curve:36} {curve.bpp.size:2} points  {curve.source}{remark}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from rdtrain.report.build import Options, measure, sections
+    from rdtrain.report.evaluations import find_evaluations
+    from rdtrain.report.measurements import from_file
+    from rdtrain.report.naming import curve_names
+    from rdtrain.report.runs import find_runs, notes
+    from rdtrain.report.write import write
+
+    if not arguments.sources and arguments.points is None:
+        raise UserError("nothing to report; give run folders or a folder of runs, or --points FILE.")
+    if any(not lmbda > 0 for lmbda in arguments.lmbda):
+        raise UserError(f"--lmbda {' '.join(map(str, arguments.lmbda))}: lambdas are above 0.")
+    given = from_file(arguments.points, arguments.dataset) if arguments.points else []
+    runs, problems = find_runs(arguments.sources)
+    evaluations, unread = find_evaluations(arguments.sources)
+    problems += unread
+    measurements = [*measure(runs, evaluations, curve_names(runs)), *given]
+    if not runs and not measurements:
+        raise UserError(
+            [*problems, f"no run in {', '.join(map(str, arguments.sources))}; give a folder with runs in it."]
+        )
+    options = Options(arguments.metric, arguments.reference, arguments.lmbda, arguments.baseline)
+    made = sections(runs, measurements, options)
+    for problem in problems:
+        print(f"rdtrain-report: {problem}", file=sys.stderr)
+    said = [*problems, *(note for run in runs for note in notes(run))]
+    write(arguments.out, said, made, measurements)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

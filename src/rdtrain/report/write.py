@@ -1,0 +1,90 @@
+"""Put a report on disk: the page, the figures, the tables, and the curves in CompressAI's format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rdtrain.errors import UserError
+from rdtrain.report.evaluations import REPORT
+from rdtrain.report.figures import slug
+from rdtrain.report.html import Section, page
+from rdtrain.report.measurements import Measurement, mean_of
+from rdtrain.report.rd import RDCurve, rd_curves
+
+
+def write(out: Path, notes: Sequence[str], sections: Sequence[Section], measurements: Sequence[Measurement]) -> None:
+    """Write everything and print the tables and what was written.
+
+    Args:
+        out: the folder, made when missing; files of the same names are replaced.
+        notes: sentences for the top of the page.
+        sections: of `build.sections`.
+        measurements: for the curves.
+
+    Raises:
+        UserError: when the folder cannot be written.
+    """
+    try:
+        for folder in (out / "figures", out / "tables", out / "curves"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for section in sections:
+            for table in section.tables:
+                table.save(out / "tables")
+                print(table.text(), end="\n\n")
+            for plot in section.plots:
+                plot.save(out / "figures")
+        curves = write_curves(measurements, out / "curves")
+        (out / "report.html").write_text(page("rdtrain report", notes, sections), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}); type another --out.") from error
+    figures = sum(len(section.plots) for section in sections)
+    tables = sum(len(section.tables) for section in sections)
+    print(f"{out / 'report.html'}: {figures} figures (PNG, SVG), {tables} tables (CSV), {curves} curves (JSON)")
+
+
+def write_curves(measurements: Sequence[Measurement], folder: Path) -> int:
+    """Write each curve of real bitstreams as CompressAI's plot tool reads it.
+
+    Args:
+        measurements: all.
+        folder: where to, must exist.
+
+    Returns:
+        The number of files.
+    """
+    written = 0
+    for dataset in dict.fromkeys(one.dataset for one in measurements):
+        ours = [one for one in measurements if one.dataset == dataset]
+        for curve in rd_curves(ours, "psnr", "real"):
+            name = slug(f"{curve.name}-{dataset}")
+            (folder / f"{name}.json").write_text(json.dumps(compressai_results(curve, dataset), indent=2) + "\n")
+            written += 1
+    return written
+
+
+def compressai_results(curve: RDCurve, dataset: str) -> dict[str, object]:
+    """A curve in the format of CompressAI's results folder.
+
+    Args:
+        curve: a PSNR curve; points of several seeds are means.
+        dataset: name of the images.
+
+    Returns:
+        name, description, meta and results with bpp, psnr-rgb, and ms-ssim-rgb and lmbda where all points have them.
+    """
+    points = [mean_of(members).point(curve.path) for members in curve.members]
+    results = {"bpp": curve.bpp[:, 1].tolist(), "psnr-rgb": curve.quality[:, 1].tolist()}
+    extra = {
+        "ms-ssim-rgb": [point.ms_ssim if point else float("nan") for point in points],
+        "lmbda": curve.lmbda.tolist(),
+    }
+    results |= {name: values for name, values in extra.items() if all(value == value for value in values)}
+    meta = {"dataset": dataset, "type": "image", "made_by": REPORT}
+    return {
+        "name": curve.name,
+        "description": "mean over the images, real bitstreams",
+        "meta": meta,
+        "results": results,
+    }

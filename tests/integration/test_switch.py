@@ -1,0 +1,170 @@
+"""Runs that begin with spectral convs and go on with plain ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from catalyst import dl
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rdtrain import build, checkpoint
+from rdtrain.config.schema import Config
+from rdtrain.run_folder import RunFolder
+from rdtrain.train import train
+
+Configure = Callable[..., Config]
+# An improvement of 99 % never comes, so every epoch after the first is bad: a stock scheduler drops after epoch 3.
+PLATEAU = ("engine.num_epochs=5", "scheduler.net.patience=1", "scheduler.net.threshold=0.99", "infer.every_n_epochs=9")
+
+
+def _column(folder: RunFolder, name: str, loader: str = "train") -> list[float]:
+    with open(folder.metrics, newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row["loader"] == loader]
+
+
+def _summary(folder: RunFolder) -> dict:
+    return json.loads(folder.summary.read_text())
+
+
+class _Stop(dl.Callback):
+    def __init__(self, epoch: int) -> None:
+        super().__init__(order=99)
+        self.epoch = epoch
+
+    def on_epoch_end(self, runner: dl.IRunner) -> None:
+        if runner.epoch_step == self.epoch:
+            raise KeyboardInterrupt
+
+
+def _train_until(config: Config, epoch: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        callbacks = build.callbacks
+        patch.setattr(build, "callbacks", lambda config: {**callbacks(config), "stop": _Stop(epoch)})
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+
+
+def test_the_switch_comes_where_a_stock_scheduler_drops_first(configure: Configure) -> None:
+    untouched = train(configure(*PLATEAU, "conv=plain"))
+    assert _column(untouched, "lr/net") == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4, 1e-4])
+
+    absorbed = train(configure(*PLATEAU))
+    assert _column(absorbed, "conv/spectral") == [1, 1, 1, 0, 0]
+    assert _column(absorbed, "lr/net") == pytest.approx([1e-3] * 5)
+    switch = _summary(absorbed)["switch"]
+    assert (switch["epoch"], switch["step"], switch["convs"]) == (3, 9, 8)
+    assert switch["loss"] == _column(absorbed, "loss/forward/unclamped", "valid")[2]
+    assert switch["update_norm_after"] == pytest.approx(switch["update_norm_before"], rel=0.5)
+
+    applied = train(configure(*PLATEAU, "conv.switch.on_drop=apply"))
+    assert _column(applied, "conv/spectral") == [1, 1, 1, 0, 0]
+    assert _column(applied, "lr/net") == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+def test_after_an_absorbed_drop_the_next_one_comes_after_a_fresh_patience(configure: Configure) -> None:
+    # Epoch 3 is the fresh scheduler's best; epochs 4 and 5 are bad, and patience is 1.
+    folder = train(configure(*PLATEAU, "engine.num_epochs=6"))
+    assert _column(folder, "lr/net") == pytest.approx([1e-3] * 5 + [1e-4])
+
+
+def test_lead_and_epoch_and_never(configure: Configure) -> None:
+    assert _column(train(configure(*PLATEAU, "conv.switch.lead=1")), "conv/spectral") == [1, 1, 0, 0, 0]
+    at = ("conv.switch.trigger=epoch", "conv.switch.at=1")
+    assert _column(train(configure(*PLATEAU, *at)), "conv/spectral") == [1, 0, 0, 0, 0]
+    assert _column(train(configure(*PLATEAU, "conv.switch.trigger=never")), "conv/spectral") == [1] * 5
+
+
+def test_plain_and_spectral_begin_as_the_same_function(configure: Configure) -> None:
+    frozen = ("engine.num_epochs=1", "optimizer=sgd", "optimizer.net.lr=0.0", "optimizer.aux.lr=0.0")
+    forms = ("conv=plain", "conv.transform=rfft", "conv.transform=rdft", "conv.transform=dct", "conv.transform=attenuated")
+    never = "conv.switch.trigger=never"
+    losses = [_column(train(configure(*frozen, never, form)), "loss/forward/unclamped") for form in forms]
+    for loss in losses[1:]:
+        assert loss == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_the_switch_is_an_event_in_tensorboard(configure: Configure) -> None:
+    folder = train(configure(*PLATEAU))
+    events = EventAccumulator(str(folder.tensorboard))
+    events.Reload()
+    assert [event.value for event in events.Scalars("conv/spectral")] == [1, 1, 1, 0, 0]
+    (text,) = events.Tensors("conv/switch/text_summary")
+    assert text.step == 9
+    assert "convs: 8" in text.tensor_proto.string_val[0].decode()
+
+
+def test_a_run_without_a_plateau_says_so_and_exports_plain(configure: Configure) -> None:
+    folder = train(configure())
+    assert "the run ended before its switch" in _summary(folder)["warnings"][0]
+    assert _summary(folder)["switch"] is None
+    exported = torch.load(folder.exported, weights_only=True)
+    assert exported["g_a.0.weight"].shape == (4, 3, 5, 5)
+    assert not [key for key in exported if "transformed" in key]
+
+
+def test_early_stopping_waits_for_the_switch_and_starts_anew(configure: Configure) -> None:
+    # Alone it would stop after epoch 2; the switch comes after epoch 3, and two epochs later it stops.
+    options = ("engine.num_epochs=9", "callbacks.early_stopping.patience=0", "callbacks.early_stopping.threshold=0.99")
+    folder = train(configure(*PLATEAU, *options))
+    assert _summary(folder)["epochs"] == 4
+    assert _summary(train(configure(*PLATEAU, *options, "conv=plain")))["epochs"] == 2
+
+
+def _same(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))  # type: ignore[arg-type]
+    return a == b or (isinstance(a, float) and math.isnan(a))
+
+
+@pytest.mark.parametrize("moments", ["transfer", "shadow", "reset"])
+def test_resuming_before_at_and_after_the_switch(configure: Configure, tmp_path: Path, moments: str) -> None:
+    def config() -> Config:
+        return configure(*PLATEAU, f"conv.switch.moments={moments}", "engine.ema_decay=0.9")
+
+    whole = train(config())
+    expected = checkpoint.read(whole.last)
+    for epoch in (2, 3, 4):
+        whole.path.rename(tmp_path / f"until-{epoch}")
+        _train_until(config(), epoch)
+        assert train(config()).path == whole.path
+        state = checkpoint.read(whole.last)
+        for key in ("model", "ema", "optimizer", "scheduler", "callbacks", "best", "switched_at"):
+            assert _same(state[key], expected[key]), (epoch, key)
+
+
+def test_moments_that_are_kept_make_another_run_than_moments_that_are_reset(configure: Configure) -> None:
+    kinds = ("transfer", "shadow", "reset")
+    ends = [checkpoint.read(train(configure(*PLATEAU, f"conv.switch.moments={kind}")).last)["model"] for kind in kinds]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.equal(ends[i]["g_a.0.weight"], ends[j]["g_a.0.weight"])
+
+
+@pytest.mark.parametrize("option", ["engine.precision=bf16", "engine.accumulate=2", "engine.channels_last=true"])
+def test_the_switch_works_with(option: str, configure: Configure) -> None:
+    folder = train(configure(*PLATEAU, option, "conv.switch.moments=shadow"))
+    assert _column(folder, "conv/spectral") == [1, 1, 1, 0, 0]
+    losses = _column(folder, "loss/forward/unclamped", "valid")
+    assert losses[3] == pytest.approx(losses[2], rel=0.3)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_compiled_once_more_at_the_switch(configure: Configure) -> None:
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    at = ("engine.compile=true", "conv.switch.trigger=epoch", "conv.switch.at=1", "engine.num_epochs=3")
+    folder = train(configure(*at, "infer.every_n_epochs=9", "logger.tensorboard=null"))
+    assert _column(folder, "conv/spectral") == [1, 0, 0]
+    plain = train(configure(*at, "engine.compile=false", "infer.every_n_epochs=9", "logger.tensorboard=null"))
+    compiled, eager = (_column(one, "loss/forward/unclamped", "valid") for one in (folder, plain))
+    assert compiled == pytest.approx(eager, rel=0.05)

@@ -1,0 +1,104 @@
+"""Rate-distortion curves: order, mean and min-max over seeds, what the figure shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rdtrain.report.measurements import Measurement
+from rdtrain.report.plane import RDPoint
+from rdtrain.report.rd import rd_curves, rd_figure
+from rdtrain.report.references import select
+from rdtrain.report.scatter import cloud, scatter_figures
+
+
+def measured(curve: str, lmbda: float, bpp: float, psnr: float, seed: int = 1) -> Measurement:
+    points = (RDPoint("real", "clamped", bpp, psnr), RDPoint("forward", "unclamped", bpp - 0.01, psnr - 0.7))
+    return Measurement(curve, f"{curve}, seed {seed}", "kodak", lmbda, points)
+
+
+def test_seeds_become_mean_and_range_and_points_are_in_order_of_rate() -> None:
+    given = [
+        measured("a", 0.02, 0.5, 33.0),
+        measured("a", 0.005, 0.20, 28.0, 1),
+        measured("a", 0.005, 0.22, 28.4, 2),
+        measured("a", 0.005, 0.27, 28.5, 3),
+        measured("b", 0.005, 0.3, 29.0),
+    ]
+    a, b = rd_curves(given, "psnr", "real")
+    np.testing.assert_allclose(a.lmbda, [0.005, 0.02])
+    np.testing.assert_allclose(a.bpp, [[0.20, 0.23, 0.27], [0.5, 0.5, 0.5]])
+    np.testing.assert_allclose(a.quality, [[28.0, 28.3, 28.5], [33.0, 33.0, 33.0]])
+    assert (a.seeds, b.seeds, b.name) == (3, 1, "b")
+    assert [len(members) for members in a.members] == [3, 1]
+
+
+def test_unknown_lambdas_are_points_of_their_own() -> None:
+    nan = float("nan")
+    (curve,) = rd_curves([measured("a", nan, 0.4, 31), measured("a", nan, 0.2, 28)], "psnr", "real")
+    np.testing.assert_allclose(curve.bpp[:, 1], [0.2, 0.4])
+    assert curve.seeds == 1
+
+
+def test_missing_path_variant_or_quality_is_passed_over() -> None:
+    given = [measured("a", 0.01, 0.3, 30)]
+    assert rd_curves(given, "ms-ssim", "real") == []
+    assert rd_curves(given, "psnr", "real", "8bit") == []
+    assert len(rd_curves(given, "psnr", "forward", "unclamped")) == 1
+    assert rd_figure(given, [], "kodak", "ms-ssim") is None
+
+
+def test_figure_has_units_title_legend_and_bands() -> None:
+    given = [
+        measured("plain", lmbda, 0.3 * k + 0.01 * s, 28.0 + 2 * k, s)
+        for k, lmbda in ((1, 0.01), (2, 0.02))
+        for s in (1, 2)
+    ]
+    plot = rd_figure(given, select(["vtm"], "kodak", "psnr"), "kodak", "psnr", "bmshj2018-factorized", "Careful.")
+    assert plot is not None
+    (axes,) = plot.figure.axes
+    assert plot.figure.get_suptitle() == "Rate and distortion on kodak: bmshj2018-factorized"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("rate [bit/pixel]", "PSNR (RGB) [dB]")
+    (legend,) = plot.figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["VTM (published, 8bit, disputed)", "plain, real bitstreams", "plain, forward pass"]
+    assert "up to 2 seeds" in plot.caption
+    assert "Careful." in plot.caption
+    real = next(line for line in axes.get_lines() if line.get_label() == "plain, real bitstreams")
+    np.testing.assert_allclose(np.asarray(real.get_xdata()), [0.315, 0.615])
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert low < 0.3 < 0.62 < high < 1
+    assert bottom < 29.3 < 32 < top
+
+
+def per_image(dataset: str = "kodak") -> Measurement:
+    random = np.random.default_rng(3)
+    images = {
+        "image": np.array([f"{i}" for i in range(24)]),
+        "bpp/real": random.uniform(0.1, 0.6, 24),
+        "psnr/real/clamped": random.uniform(26, 34, 24),
+    }
+    return Measurement("plain", "plain, seed 1", dataset, 0.0067, (), images)
+
+
+def test_scatter_shows_both_averages() -> None:
+    one = per_image()
+    found = cloud(one)
+    assert found is not None
+    psnr = one.images["psnr/real/clamped"]
+    mean_mse = np.mean(1 / 10 ** (psnr / 10))
+    assert found.mean == (pytest.approx(one.images["bpp/real"].mean()), pytest.approx(psnr.mean()))
+    assert found.psnr_of_mean_mse == pytest.approx(10 * np.log10(1 / mean_mse), rel=1e-12)
+    assert found.psnr_of_mean_mse < found.mean[1]
+    (plot,) = scatter_figures([one, measured("b", 0.01, 0.3, 30)], "kodak")
+    (axes,) = plot.figure.axes
+    images, mean, of_mean = axes.get_lines()
+    assert np.asarray(images.get_xdata()).shape == (24,)
+    assert float(np.asarray(mean.get_ydata())[0]) == found.mean[1]
+    assert float(np.asarray(of_mean.get_ydata())[0]) == found.psnr_of_mean_mse
+    assert f"{found.mean[1] - found.psnr_of_mean_mse:.4f} dB" in plot.caption
+    assert axes.get_title() == "plain, seed 1, λ = 0.0067"
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert low < one.images["bpp/real"].min() <= one.images["bpp/real"].max() < high
+    assert bottom < psnr.min() <= psnr.max() < top
+    assert scatter_figures([measured("b", 0.01, 0.3, 30)], "kodak") == []
