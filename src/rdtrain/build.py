@@ -43,6 +43,7 @@ def loaders(config: Config, inventory: Inventory, processes: int) -> dict[str, D
         patch_size=dataset.patch_size,
         batch_size=dataset.batch_size,
         valid_batch_size=dataset.valid_batch_size,
+        valid_crops=dataset.valid_crops,
         epoch_steps=None if engine.epoch_steps is None else engine.epoch_steps * engine.accumulate,
         seed=config.seed,
         workers=dataset.workers,

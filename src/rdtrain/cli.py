@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rdtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # A run writes into its run folder only: Hydra makes no folder and no log file of its own.
 _QUIET_HYDRA = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
@@ -29,7 +32,7 @@ def main() -> None:
     """Entry point of `rdtrain`.
 
     Raises:
-        SystemExit: 2 for a mistake of the user, 1 for a fault of ours.
+        SystemExit: 2 for a mistake of the user, 130 after Ctrl-C, 1 for a fault of ours.
     """
     flags, overrides = split_arguments(sys.argv[1:])
     if not flags.keys() & {"--help", "-h", "--hydra-help", "--version", "--info", "-i"}:
@@ -37,11 +40,17 @@ def main() -> None:
         if problems:
             raise SystemExit(report(problems))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of ours shows its whole traceback
-    sys.argv[1:] = [*sys.argv[1:], *(setting for setting in _QUIET_HYDRA if not _typed(setting, overrides))]
-
     import hydra
 
-    hydra.main("pkg://rdtrain.conf", config_name="train", version_base="1.3")(_job)()
+    from rdtrain.config.compose import lenient
+
+    def job(composed_config: DictConfig) -> None:
+        _train(composed_config, overrides)
+
+    kept = [word for word in sys.argv[1:] if word not in overrides]
+    quiet = [setting for setting in _QUIET_HYDRA if not _typed(setting, overrides)]
+    sys.argv[1:] = [*kept, *lenient(overrides), *quiet]
+    hydra.main("pkg://rdtrain.conf", config_name="train", version_base="1.3")(job)()
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -127,7 +136,7 @@ def _typed(setting: str, overrides: Sequence[str]) -> bool:
     return any(text.lstrip("+").split("=", 1)[0] == setting.split("=", 1)[0] for text in overrides)
 
 
-def _job(composed_config: object) -> None:
+def _train(composed_config: DictConfig, overrides: Sequence[str]) -> None:
     from omegaconf import OmegaConf
 
     from rdtrain.config.check import check
@@ -136,11 +145,13 @@ def _job(composed_config: object) -> None:
     silence_libraries()
     from rdtrain.train import train
 
-    raw = OmegaConf.to_container(composed_config, resolve=True)
-    config, problems = check(raw)  # type: ignore[arg-type] # a DictConfig becomes a dict
+    config, problems = check(cast(dict[str, Any], OmegaConf.to_container(composed_config, resolve=True)))
     try:
         if config is None:
             raise UserError(problems)
-        train(config, split_arguments(sys.argv[1:])[1])
+        train(config, overrides)
     except UserError as error:
         raise SystemExit(report(error.problems)) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last epoch", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -36,7 +36,7 @@ def describe(device: torch.device, seed: int, data: dict[str, Any]) -> dict[str,
     """
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": sys.orig_argv,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "git": code_version(),

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from compressai.ops import compute_padding
 from torch import Tensor, nn
 
+from rdtrain.conv.convert import to_plain
 from rdtrain.conv.layers import spectral_layers
 from rdtrain.losses import RateDistortionLoss, bits_per_image
 from rdtrain.metrics import VARIANTS, to_8bit, with_psnr_of_mean_mse
@@ -62,11 +63,7 @@ def evaluation_copy(model: nn.Module, device: torch.device | str | None = None) 
         LatentOverflow: a learned density is wider than the coder's tables can be.
     """
     duplicate: Any = copy.deepcopy(unwrap(model)).eval().requires_grad_(False).to(device)
-    for parameter in duplicate.parameters():
-        parameter.grad = None
     if spectral_layers(duplicate):
-        from rdtrain.conv.convert import to_plain
-
         to_plain(duplicate)
     for name, entropy_model in entropy_models(duplicate).items():
         if hasattr(entropy_model, "_update_quantiles"):

@@ -20,7 +20,9 @@ COMMON = (
 
 
 def _run(folder: Path, *words: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, "-m", *words, *COMMON], cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", *words, *COMMON], cwd=folder, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     (run,) = (folder / "runs").iterdir()
     assert len(list((run / "tensorboard").iterdir())) == 1

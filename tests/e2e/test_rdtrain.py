@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,31 +67,12 @@ def test_the_documented_override_trains_silently_and_continues_from_its_own_conf
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
 
 
-@pytest.mark.parametrize(
-    ("words", "sentences"),
-    [
-        (["++criterion.lmda=1"], ["criterion.lmda does not exist: did you mean criterion.lmbda"]),
-        (["engine.num_epoch=3"], ["engine.num_epoch does not exist: did you mean engine.num_epochs"]),
-        (["model.name=bmshj2018-factorised"], ["there is no such image model; did you mean bmshj2018-factorized"]),
-        (["optimizer.net.lrr=1"], ["optimizer.net.lrr does not exist: did you mean optimizer.net.lr"]),
-        (["optimizer.net.lr=-1"], ["optimizer.net: ", "Invalid learning rate: -1"]),
-        (["callbacks.early_stopping.patient=1"], ["did you mean callbacks.early_stopping.patience"]),
-        (["dataset=image_folder"], ["dataset=image_folder: dataset.root is not given", "type dataset.root=FOLDER"]),
-        (["dataset=image_folder", "dataset.root=/nowhere"], ["is not a folder"]),
-        (["model.checkpoint=/nowhere.pth"], ["there is no such file"]),
-        (["dataset.patch_size=100", "dataset.small_images=pad"], ["dataset.patch_size=100", "multiple of 16"]),
-        (["engine.device=cuda"], ["torch sees no cuda device"]),
-        (
-            ["++modle.name=x", "model.name=y", "criterion.lmbda=-1", "dataset.patch_size=4096", "seed=x"],
-            ["modle.name does not exist", "model.name=y", "criterion.lmbda=-1", "dataset.patch_size=4096", "seed=x"],
-        ),
-    ],
-)
-def test_a_mistake_is_told_before_anything_is_created(words: list[str], sentences: list[str], tmp_path: Path) -> None:
-    done = _rdtrain(tmp_path, *SMALL[:2], *words)
-    assert done.returncode == 2, done.stdout + done.stderr
+def test_all_mistakes_are_told_at_once_before_anything_is_created(tmp_path: Path) -> None:
+    words = ("++modle.name=x", "model.name=y", "criterion.lmbda=-1", "dataset.patch_size=4096", "seed=x")
+    done = _rdtrain(tmp_path, *words)
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    for sentence in sentences:
+    for sentence in ("modle.name does not exist", *words[1:]):
         assert sentence in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -100,6 +82,27 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     done = _rdtrain(tmp_path, "dataset=image_folder", "dataset.root=data")
     assert done.returncode == 2 and "holds no image files" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_ctrl_c_is_told_and_the_same_command_continues(tmp_path: Path) -> None:
+    words = [str(COMMAND), *SMALL, "engine.num_epochs=3", "engine.epoch_steps=20"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("epoch 1/3"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "interrupted; the same command continues from the last epoch\n"
+    (run,) = (tmp_path / "runs").iterdir()
+    assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
+
+    done = _rdtrain(tmp_path, *words[1:])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("continues: ")
+    epochs = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("epoch ")]
+    assert epochs in (["2/3", "3/3"], ["3/3"])
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
 
 
 def test_a_sweep_makes_a_run_a_point(tmp_path: Path) -> None:

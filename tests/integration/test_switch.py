@@ -82,7 +82,13 @@ def test_lead_and_epoch_and_never(configure: Configure) -> None:
 
 def test_plain_and_spectral_begin_as_the_same_function(configure: Configure) -> None:
     frozen = ("engine.num_epochs=1", "optimizer=sgd", "optimizer.net.lr=0.0", "optimizer.aux.lr=0.0")
-    forms = ("conv=plain", "conv.transform=rfft", "conv.transform=rdft", "conv.transform=dct", "conv.transform=attenuated")
+    forms = (
+        "conv=plain",
+        "conv.transform=rfft",
+        "conv.transform=rdft",
+        "conv.transform=dct",
+        "conv.transform=attenuated",
+    )
     never = "conv.switch.trigger=never"
     losses = [_column(train(configure(*frozen, never, form)), "loss/forward/unclamped") for form in forms]
     for loss in losses[1:]:

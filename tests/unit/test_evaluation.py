@@ -24,6 +24,8 @@ from tiny_codecs import LAMBDA, image_model_names, images, spread_latents, tiny_
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from rdtrain.conv.convert import to_spectral
+from rdtrain.conv.transforms import make_transform
 from rdtrain.evaluation import (
     DEFAULT_STRIDE,
     evaluate_image,
@@ -36,7 +38,7 @@ from rdtrain.evaluation import (
 )
 from rdtrain.losses import RateDistortionLoss
 from rdtrain.metrics import METRICS, VARIANTS
-from rdtrain.probes import SYMBOL_LIMIT, LatentOverflow
+from rdtrain.probes import SYMBOL_LIMIT, LatentOverflow, Reuse, check_codable
 from rdtrain.variants import quantizer_terms
 
 CRITERION = RateDistortionLoss(LAMBDA)
@@ -123,14 +125,11 @@ def test_wrapped_models_are_unwrapped() -> None:
 
 
 def test_spectral_models_are_evaluated_with_plain_kernels() -> None:
-    convert = pytest.importorskip("rdtrain.conv.convert")
     model = tiny_model("bmshj2018-factorized")
     spread_latents(model, 20)
-    from rdtrain.conv.transforms import make_transform
-
     x = images(1, 64, 64)
     plain = evaluate_image(evaluation_copy(model), x, CRITERION)
-    convert.to_spectral(model, make_transform("rfft"))
+    to_spectral(model, make_transform("rfft"))
     before = fingerprint(model)
     duplicate = evaluation_copy(model)
     assert fingerprint(model) == before
@@ -332,6 +331,19 @@ def test_sharing_computes_equal_inputs_once_and_only_those(name: str, synthesis:
     assert analysis.calls == 4
 
 
+def test_a_reused_result_is_nobody_elses() -> None:
+    reuse = Reuse(torch.device("cpu"))
+    x = torch.rand(2, 3)
+    for _ in range(3):
+        out = reuse(torch.exp, x)
+        assert torch.equal(out, x.exp())
+        out.zero_()  # as decompress clamps in place
+    kept = x.exp()
+    x.add_(1)  # an input that was changed in place is another input
+    assert torch.equal(reuse(torch.exp, x), x.exp())
+    assert not torch.equal(x.exp(), kept)
+
+
 def test_saved_time_is_counted_as_spent(factorized: Any) -> None:
     slow = copy.deepcopy(factorized)
     slow.g_a[0].register_forward_hook(lambda *args: time.sleep(0.05))
@@ -403,7 +415,11 @@ def test_no_rows_no_means() -> None:
 def test_validation_batch_equals_its_images_one_by_one(factorized: Any) -> None:
     x = images(3, 64, 96, seed=6)
     with torch.no_grad():
-        batch = forward_variants(CRITERION, factorized(x), x)
+        out = factorized(x)
+    x_hat = out["x_hat"].clone()
+    batch = forward_variants(CRITERION, out, x)
+    assert torch.equal(out["x_hat"], x_hat)
+    assert x_hat.max() > 1
     rows = [evaluate_image(factorized, x[i : i + 1], CRITERION, real=False).metrics for i in range(3)]
     assert set(batch) == {name for name in rows[0] if "8bit" not in name}
     for name, values in batch.items():
@@ -414,14 +430,16 @@ def test_validation_batch_equals_its_images_one_by_one(factorized: Any) -> None:
 def test_one_batch_under_noise_rounding_and_straight_through() -> None:
     model = trained_model("bmshj2018-factorized")
     x = images(2, 64, 64, seed=9)
-    noise = CRITERION(model(x), x)
+    lmbda = 1e-5  # the rate weighs as much as the distortion
+    criterion = RateDistortionLoss(lmbda)
+    noise = criterion(model(x), x)
     before, random_state = fingerprint(model), torch.get_rng_state()
-    terms = quantizer_terms(CRITERION, model, x, noise)
+    terms = quantizer_terms(criterion, model, x, noise)
     assert fingerprint(model) == before
     assert torch.equal(torch.get_rng_state(), random_state)
     duplicate = copy.deepcopy(model).eval()
     with torch.no_grad():
-        rounded = {name: value.item() for name, value in StockLoss(LAMBDA)(duplicate(x), x).items()}
+        rounded = {name: value.item() for name, value in StockLoss(lmbda)(duplicate(x), x).items()}
     values = {name: value.item() for name, value in terms.items()}
     assert all("train" in METRICS[name].loaders for name in values)
     assert not any(value.requires_grad for value in terms.values())
@@ -430,7 +448,7 @@ def test_one_batch_under_noise_rounding_and_straight_through() -> None:
     assert values["bpp/round"] == pytest.approx(rounded["bpp_loss"], rel=1e-6)
     assert values["mse/round/unclamped"] == pytest.approx(rounded["mse_loss"], rel=1e-6)
     assert values["loss/round/unclamped"] == pytest.approx(rounded["loss"], rel=1e-6)
-    mixed = LAMBDA * 255**2 * rounded["mse_loss"] + noise["bpp"].item()
+    mixed = lmbda * 255**2 * rounded["mse_loss"] + noise["bpp"].item()
     assert values["loss/ste/unclamped"] == pytest.approx(mixed, rel=1e-6)
     assert values["mse/ste/unclamped"] == values["mse/round/unclamped"]
 
@@ -452,18 +470,28 @@ class Bad(torch.nn.Module):
         self.inner = inner
     def forward(self, x):
         y = self.inner(x).clone()
-        y[0, 3, 1, 1] = self.value
+        y[0, -1, -1, -1] = self.value
         return y
 
-for name in ("bmshj2018-factorized", "mbt2018-mean", "mbt2018", "mbt2018-vbr", "elic2022-official"):
+places = {{
+    "bmshj2018-factorized": ["g_a"],
+    "mbt2018-mean": ["g_a", "h_a", "h_s"],
+    "mbt2018": ["g_a", "h_s"],
+    "mbt2018-vbr": ["g_a", "h_s"],
+    "elic2022-official": ["g_a"],
+}}
+for name, part in [(name, part) for name, parts in places.items() for part in parts]:
     model = evaluation_copy(tiny_model(name))
-    model.g_a = Bad(model.g_a)
-    for model.g_a.value in (float("nan"), -float("inf"), 2.0**26, 1e30):
+    bad = Bad(getattr(model, part))
+    setattr(model, part, bad)
+    for bad.value in (float("nan"), -float("inf"), 2.0**27, 1e30):
+        if part == "h_s":
+            bad.value = float("nan")  # of the means; a scale may be as large as it likes
         try:
             evaluate_image(model, images(1, 64, 64), RateDistortionLoss(0.01))
-            print("coded", name, model.g_a.value)
+            print("coded", name, part, bad.value)
         except ValueError as error:
-            print(type(error).__name__, name, model.g_a.value)
+            print(type(error).__name__, name, part, bad.value)
 print("now without the guard", flush=True)
 model = evaluation_copy(tiny_model("bmshj2018-factorized"))
 model.compress(torch.full((1, 3, 64, 64), float("nan")))
@@ -479,13 +507,20 @@ def test_latents_that_hang_the_coder_are_refused() -> None:
         try:
             assert process.stdout is not None
             lines = list(itertools.takewhile(lambda line: not line.startswith("now"), process.stdout))
-            assert len(lines) == 5 * 4
+            assert len(lines) == 9 * 4
             assert {line.split()[0] for line in lines} == {"LatentOverflow"}
             with pytest.raises(subprocess.TimeoutExpired):  # the guard is needed
                 process.wait(timeout=4)
         finally:
             killer.cancel()
             process.kill()
+
+
+def test_the_limit_of_what_can_be_coded() -> None:
+    check_codable(torch.tensor([SYMBOL_LIMIT - 8.0, 8.0 - SYMBOL_LIMIT]))
+    for value in (SYMBOL_LIMIT, -SYMBOL_LIMIT, math.nan, math.inf):
+        with pytest.raises(LatentOverflow, match="this model has diverged"):
+            check_codable(torch.tensor([0.0, value]))
 
 
 def test_the_largest_latents_allowed_are_coded_and_decoded(factorized: Any) -> None:

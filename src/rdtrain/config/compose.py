@@ -73,6 +73,20 @@ def points(overrides: Sequence[str]) -> list[list[str]]:
     return [first, *others]
 
 
+def lenient(overrides: Sequence[str]) -> list[str]:
+    """Overrides that Hydra accepts whether or not their keys exist; `rdtrain.config.check` judges the keys.
+
+    Args:
+        overrides: what was typed, without mistakes in its grammar.
+
+    Returns:
+        `key=value` as `++key=value`; group choices and deletions as they are.
+    """
+    parsed, _ = _parse(overrides)
+    with initialize_config_module("rdtrain.conf", version_base="1.3"):
+        return [_lenient(override) for override in parsed]
+
+
 def _parse(overrides: Sequence[str]) -> tuple[list[Override], list[str]]:
     parser, parsed, problems = OverridesParser.create(), [], []
     for text in overrides:

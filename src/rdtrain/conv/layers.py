@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from rdtrain.conv.transform import Shape, Transform
+from rdtrain.conv.transform import Map, Shape, Transform, apply_map
 from rdtrain.conv.transforms import Rfft, stored_from_complex
 
 Layer = TypeVar("Layer", bound="SpectralConv")
@@ -36,6 +36,7 @@ class SpectralConv(nn.Module):
     weight_transformed: nn.Parameter
     kernel_size: tuple[int, int]
     transposed: bool
+    _maps: tuple[Map, ...]
     _cached: Tensor | None
 
     def __init__(self, *args: Any, transform: Transform | None = None, **kwargs: Any) -> None:
@@ -75,9 +76,10 @@ class SpectralConv(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The kernels, shape `weight_shape`."""
-        if self._cached is not None and not torch.is_grad_enabled():
+        recorded = torch.is_grad_enabled()
+        if self._cached is not None and not recorded:
             return self._cached
-        return self.transform.to_weight(self.weight_transformed, self.kernel_size, self.out_axis)
+        return apply_map(self._maps[recorded], self.weight_transformed, self.weight_shape)
 
     @torch.no_grad()
     def set_weight(self, weight: Tensor) -> None:
@@ -105,6 +107,19 @@ class SpectralConv(nn.Module):
         self._cached = None
         stored = nn.Parameter(transform.to_stored(weight.detach(), self.out_axis), weight.requires_grad)
         _replace_parameter(self, "weight", "weight_transformed", stored)
+        self._keep_maps()
+
+    def _keep_maps(self) -> None:
+        # Kept here rather than looked up in the transform's caches, which a compiler would try to trace into.
+        self._maps = tuple(
+            self.transform.weight_map(self.weight_transformed, self.weight_shape, self.out_axis, recorded)
+            for recorded in (False, True)
+        )
+
+    def _apply(self: Layer, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Layer:
+        super()._apply(fn, recurse)
+        self._keep_maps()  # for another dtype or device
+        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         plain, ours = f"{prefix}weight", f"{prefix}weight_transformed"
@@ -117,6 +132,7 @@ class SpectralConv(nn.Module):
             fits = weight.shape == self.weight_shape
             state_dict[ours] = self.transform.to_stored(weight, self.out_axis) if fits else weight
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._keep_maps()  # load_state_dict(assign=True) may bring another dtype or device
 
     @torch.no_grad()
     def _stored_from_complex(self, spectrum: Tensor) -> Tensor:
@@ -172,7 +188,7 @@ def make_plain(layer: SpectralConv) -> nn.Parameter:
     if stored.grad is not None:
         weight.grad = transform.gradient_to_weight(stored.grad, *geometry)
     _replace_parameter(layer, "weight_transformed", "weight", weight)
-    del layer.transform, layer._cached
+    del layer.transform, layer._maps, layer._cached
     layer.__class__ = layer.plain_class  # type: ignore[assignment]
     return weight
 
@@ -205,7 +221,8 @@ def cached_kernels(model: nn.Module) -> Iterator[None]:
     try:
         with torch.no_grad():
             for layer in layers:
-                layer._cached = layer.transform.to_weight(layer.weight_transformed, layer.kernel_size, layer.out_axis)
+                layer._cached = None
+                layer._cached = layer.weight
         yield
     finally:
         for layer in layers:

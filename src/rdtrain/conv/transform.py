@@ -24,6 +24,7 @@ from rdtrain.conv.matrices import Matrix, analysis_of, is_full_rank
 
 Shape = tuple[int, ...]
 KernelSize = tuple[int, int]
+Map = tuple[Tensor, Tensor | None]  # matrix and gain
 
 
 class Transform(ABC):
@@ -104,9 +105,9 @@ class Transform(ABC):
     def to_weight(self, stored: Tensor, kernel_size: KernelSize, out_axis: int = 0) -> Tensor:
         """Kernels of stored numbers, differentiable.
 
-        While gradients are recorded they are computed in at least single precision, which is fast. Otherwise in double,
-        rounded once: evaluation, switch and export then agree to the last bit, and a weight that was stored comes back
-        to within 1e-8 of its size.
+        While gradients are recorded, they are computed in at least single precision, which is fast. Otherwise in
+        double, rounded once: evaluation, switch and export agree to the last bit, and a weight that was stored comes
+        back to about one unit in the last place of the largest.
 
         Args:
             stored: shape `stored_shape(...)`.
@@ -116,7 +117,23 @@ class Transform(ABC):
         Returns:
             shape (A, B, Kh, Kw), dtype and device of `stored`.
         """
-        return self._kernels(stored, kernel_size, out_axis, "basis", 1)
+        shape = (*stored.shape[:2], *kernel_size)
+        return apply_map(self.weight_map(stored, shape, out_axis, torch.is_grad_enabled()), stored, shape)
+
+    def weight_map(self, stored: Tensor, weight_shape: Shape, out_axis: int, recorded: bool) -> Map:
+        """The constants of `to_weight`, for a caller that keeps them.
+
+        Args:
+            stored: of the dtype and on the device that they are for.
+            weight_shape: (A, B, Kh, Kw).
+            out_axis: the dimension of output channels.
+            recorded: whether gradients will be.
+
+        Returns:
+            what `apply_map` takes.
+        """
+        dtype = torch.promote_types(stored.dtype, torch.float32) if recorded else torch.float64
+        return _map(self, "basis", weight_shape, out_axis, dtype, stored.device)
 
     def gradient_to_weight(self, gradient: Tensor, kernel_size: KernelSize, out_axis: int = 0) -> Tensor:
         """Gradient for the kernels from the gradient for the stored numbers; linear, so averages pass through it too.
@@ -131,7 +148,8 @@ class Transform(ABC):
         Returns:
             dL/dw, shape (A, B, Kh, Kw).
         """
-        return self._kernels(gradient, kernel_size, out_axis, "dual", -1)
+        shape = (*gradient.shape[:2], *kernel_size)
+        return apply_map(_map(self, "dual", shape, out_axis, torch.float64, gradient.device), gradient, shape)
 
     def square_to_weight(self, square: Tensor, kernel_size: KernelSize, out_axis: int = 0) -> Tensor:
         """Mean squared gradient for the kernels, as if the parts of the stored gradient were uncorrelated.
@@ -144,19 +162,28 @@ class Transform(ABC):
         Returns:
             E[(dL/dw)^2], shape (A, B, Kh, Kw).
         """
-        return self._kernels(square, kernel_size, out_axis, "dual_squared", -2)
+        shape = (*square.shape[:2], *kernel_size)
+        return apply_map(_map(self, "dual_squared", shape, out_axis, torch.float64, square.device), square, shape)
 
-    def _kernels(self, stored: Tensor, kernel_size: KernelSize, out_axis: int, matrix: str, power: int) -> Tensor:
-        dtype = torch.promote_types(stored.dtype, torch.float32) if torch.is_grad_enabled() else torch.float64
-        shape = (*stored.shape[:2], *kernel_size)
-        gain = _gain(self, shape, out_axis, power, dtype, stored.device)
-        constant = _constant(self, matrix, kernel_size, dtype, stored.device)
-        rows = stored.to(dtype)
-        rows = rows if gain is None else rows.flatten(2) * gain
-        # One reshape and mm instead of a batched product: with small models the calls cost more than the arithmetic.
-        with _full_precision(stored.device.type):
-            kernels = rows.reshape(shape[0] * shape[1], -1).mm(constant)
-        return kernels.view(shape).to(stored.dtype)
+
+def apply_map(constants: Map, stored: Tensor, weight_shape: Shape) -> Tensor:
+    """A tensor of the weight's shape from one of the stored shape, `(stored * gain) @ matrix`.
+
+    Args:
+        constants: matrix (S, N) and gain, whose dtype the product is computed in.
+        stored: S numbers a kernel.
+        weight_shape: (A, B, Kh, Kw).
+
+    Returns:
+        shape `weight_shape`, dtype and device of `stored`.
+    """
+    matrix, gain = constants
+    rows = stored.to(matrix.dtype)
+    rows = rows if gain is None else rows.flatten(2) * gain
+    # One reshape and mm instead of a batched product: with small models the calls cost more than the arithmetic.
+    with _full_precision(stored.device.type):
+        kernels = rows.reshape(weight_shape[0] * weight_shape[1], -1).mm(matrix)
+    return kernels.view(weight_shape).to(stored.dtype)
 
 
 def _full_precision(device_type: str) -> contextlib.AbstractContextManager[None]:
@@ -176,29 +203,26 @@ def _float64(transform: Transform, matrix: str, kernel_size: KernelSize) -> Matr
     return dual**2 if matrix == "dual_squared" else dual
 
 
-@torch.compiler.assume_constant_result  # a compiled model holds the tensor instead of tracing numpy
-def _constant(
-    transform: Transform, matrix: str, kernel_size: KernelSize, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    return _constant_tensor(transform, matrix, kernel_size, dtype, device)
+def _map(
+    transform: Transform, matrix: str, weight_shape: Shape, out_axis: int, dtype: torch.dtype, device: torch.device
+) -> Map:
+    power = {"basis": 1, "dual": -1, "dual_squared": -2}[matrix]
+    kernel_size = (weight_shape[2], weight_shape[3])
+    return (
+        _constant(transform, matrix, kernel_size, dtype, device),
+        _gain(transform, tuple(weight_shape), out_axis, power, dtype, device),
+    )
 
 
 @functools.cache
-def _constant_tensor(
+def _constant(
     transform: Transform, matrix: str, kernel_size: KernelSize, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     return _tensor(_float64(transform, matrix, kernel_size), dtype, device)
 
 
-@torch.compiler.assume_constant_result
-def _gain(
-    transform: Transform, weight_shape: Shape, out_axis: int, power: int, dtype: torch.dtype, device: torch.device
-) -> Tensor | None:
-    return _gain_tensor(transform, tuple(weight_shape), out_axis, power, dtype, device)
-
-
 @functools.cache
-def _gain_tensor(
+def _gain(
     transform: Transform, weight_shape: Shape, out_axis: int, power: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor | None:
     gain = transform.gain(weight_shape, out_axis)

@@ -77,31 +77,43 @@ class TrainCrops(Dataset):
         return _item(index, _cut(image, top, left, self.patch_size), flip and self.flips)
 
 
+# The R2 sequence: fractions of these numbers' multiples cover the unit square evenly (M. Roberts, "The Unreasonable
+# Effectiveness of Quasirandom Sequences", 2018).
+_R2 = (0.7548776662466927, 0.5698402909980532)
+
+
 class ValidCrops(Dataset):
-    """The square in the middle of each image.
+    """The same squares of each image every time: the middle one, then others spread evenly.
 
     Args:
         store: the images.
         patch_size: side of the crops in pixels.
+        crops: squares of each image.
         small_images: what to do with images smaller than a crop.
 
     Raises:
         UserError: there are such images and they are to be refused.
     """
 
-    def __init__(self, store: ImageStore, patch_size: int, *, small_images: SmallImages = "refuse") -> None:
+    def __init__(
+        self, store: ImageStore, patch_size: int, *, crops: int = 1, small_images: SmallImages = "refuse"
+    ) -> None:
         _refuse_small(store, patch_size, small_images)
         self.store = store
         self.patch_size = patch_size
+        self.crops = crops
 
     def __len__(self) -> int:
-        return len(self.store)
+        return len(self.store) * self.crops
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index, image = self.store.fetch(index)
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        index, image = self.store.fetch(number // self.crops)
         image = reflect_to(image, self.patch_size)
-        height, width, _ = image.shape
-        top, left = (height - self.patch_size) // 2, (width - self.patch_size) // 2
+        place = number % self.crops
+        top, left = (
+            int((side - self.patch_size) * ((0.5 + place * step) % 1))
+            for side, step in zip(image.shape[:2], _R2, strict=True)
+        )
         return _item(index, _cut(image, top, left, self.patch_size))
 
 

@@ -25,6 +25,7 @@ def make_loaders(
     patch_size: int,
     batch_size: int,
     valid_batch_size: int,
+    valid_crops: int = 1,
     seed: int,
     epoch_steps: int | None = None,
     workers: int | Literal["auto"] = "auto",
@@ -46,6 +47,7 @@ def make_loaders(
         patch_size: side of the crops of train and valid, in pixels.
         batch_size: crops in a training batch of one process.
         valid_batch_size: crops in a validation batch; infer takes whole images one by one.
+        valid_crops: crops of each validation image.
         seed: of the order and the crops of train.
         epoch_steps: training batches that one process takes in an epoch.
         workers: processes that decode; `auto` is 0 for a store that keeps all its images, else half of the CPUs that
@@ -82,7 +84,7 @@ def make_loaders(
         sampler = CropSampler(len(crops), epoch_samples=steps * batch_size * processes, seed=seed)
         loaders["train"] = loader("train", crops, sampler=sampler, batch_size=batch_size, drop_last=True)
     if "valid" in stores:
-        centres = ValidCrops(stores["valid"], patch_size, small_images=small_images)
+        centres = ValidCrops(stores["valid"], patch_size, crops=valid_crops, small_images=small_images)
         loaders["valid"] = loader("valid", centres, batch_size=valid_batch_size)
     if "infer" in stores:
         loaders["infer"] = loader("infer", FullImages(stores["infer"]), batch_size=1)

@@ -10,9 +10,9 @@ What was left out or labelled, and why:
   and the variable-rate models, empty where a paper does not say. 8-bit PSNR of a model is 0.003 to 0.06 dB lower.
 - MS-SSIM is linear where the source has it linear, and in dB where only dB was published.
 - `lmbda` is what CompressAI trained a point with (its docs/source/zoo.rst), empty where it is not published.
-- `remark` begins with the tag that is shown beside the curve. The VTM curve is disputed. Figures of the checkerboard and
-  ELIC papers were digitised, that is read off pictures; three of those labelled ms-ssim are suspect, because they have
-  the rates and the MS-SSIM of models trained for MSE.
+- `remark` begins with the tag that is shown beside the curve. The VTM curve is disputed. Figures of the checkerboard
+  and ELIC papers were digitised, that is read off pictures; three of those labelled ms-ssim are suspect, because they
+  have the rates and the MS-SSIM of models trained for MSE.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from rdtrain.conv import layers
 from rdtrain.conv.layers import (
     SpectralConv2d,
     SpectralConvTranspose2d,
@@ -22,7 +23,7 @@ from rdtrain.conv.layers import (
     spectral_layers,
 )
 from rdtrain.conv.transform import Transform
-from rdtrain.conv.transforms import Attenuated, Dct, Rdft, Rfft
+from rdtrain.conv.transforms import Attenuated, Rdft, Rfft
 
 CLASSES = {nn.Conv2d: SpectralConv2d, nn.ConvTranspose2d: SpectralConvTranspose2d}
 FIELDS = (
@@ -150,6 +151,13 @@ def test_loads_plain_complex_and_its_own_entries() -> None:
         assert torch.equal(twin.weight_transformed, layer.weight_transformed)
 
 
+def test_loading_by_assignment_may_change_the_dtype() -> None:
+    layer, double = SpectralConv2d(3, 4, 5), SpectralConv2d(3, 4, 5, dtype=torch.float64)
+    layer.load_state_dict(double.state_dict(), assign=True)
+    x = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), double(x), rtol=0, atol=1e-14)
+
+
 def test_complex_entries_load_bit_for_bit() -> None:
     # Numbers without effect on the kernel included: a resumed optimizer would notice.
     peer = PeerTranspose(3, 5, 4)
@@ -168,7 +176,7 @@ def test_entries_of_another_shape_are_reported(transform: Transform, other: nn.M
     layer = SpectralConv2d(3, 4, 5, transform=transform)
     with pytest.raises(RuntimeError, match="size mismatch for weight_transformed"):
         layer.load_state_dict(other.state_dict())
-    with pytest.raises(RuntimeError, match="Missing key.*weight_transformed"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*weight_transformed"):
         layer.load_state_dict({"bias": torch.zeros(4)})
     with pytest.raises(RuntimeError, match="Unexpected key"):
         layer.load_state_dict({**layer.state_dict(), "weight": torch.zeros(4, 3, 5, 5)})
@@ -187,13 +195,13 @@ def test_state_dict_survives_a_weights_only_file() -> None:
 def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each kernel tensor that is computed."""
     calls: list[int] = []
-    original = Transform.to_weight
+    original = layers.apply_map
 
-    def counted(self: Transform, *args: Any) -> torch.Tensor:
+    def counted(*args: Any) -> torch.Tensor:
         calls.append(1)
-        return original(self, *args)
+        return original(*args)
 
-    monkeypatch.setattr(Transform, "to_weight", counted)
+    monkeypatch.setattr(layers, "apply_map", counted)
     return calls
 
 
@@ -212,7 +220,8 @@ def test_an_evaluation_computes_each_kernel_once(products: list[int]) -> None:
     with torch.no_grad(), cached_kernels(model):
         outputs = [model(x) for _ in range(5)]
     assert len(products) == 2
-    assert torch.equal(outputs[4], model(x))
+    with torch.no_grad():
+        assert torch.equal(outputs[4], model(x))
     with torch.inference_mode(), cached_kernels(model):
         assert torch.equal(model(x), outputs[0])
     model(x).sum().backward()
@@ -267,13 +276,20 @@ def test_memory_formats_and_dtypes(transform: Transform) -> None:
     torch.testing.assert_close(y.float(), expected, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize("transform", [Rfft(), Rdft(), Attenuated(0.2, 0.5), Dct(4)], ids=str)
+@pytest.mark.parametrize("transform", [Rfft(), Attenuated(0.2, 0.5)], ids=str)
 def test_compiles_without_graph_breaks(transform: Transform) -> None:
-    model = nn.Sequential(SpectralConv2d(3, 4, 3, transform=transform), SpectralConvTranspose2d(4, 3, 3))
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch._dynamo.reset()  # torch counts recompilations over all models of a process
+    model = nn.Sequential(
+        SpectralConv2d(3, 4, 3, transform=transform),
+        SpectralConv2d(4, 4, 3, transform=transform),
+        SpectralConvTranspose2d(4, 3, 5),
+    )
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     x = torch.rand(2, 3, 8, 8)
     assert torch.equal(compiled(x), model(x))
     with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(compiled(x), model(x))
+    with torch.no_grad():
         assert torch.equal(compiled(x), model(x))
     compiled(x).sum().backward()
     assert all(p.grad is not None for p in model.parameters())

@@ -120,6 +120,28 @@ def test_valid_crops_are_centred(
     np.testing.assert_array_equal(ValidCrops(store, 8)[0]["x"], expected)
 
 
+def test_more_valid_crops_cover_the_image_and_the_first_is_the_middle(infos: Infos) -> None:
+    store = ImageStore(infos(2, 64, 96), 10**6)
+    one, many = ValidCrops(store, 16), ValidCrops(store, 16, crops=40)
+    assert len(many) == 80
+    assert [many[number]["index"] for number in (0, 39, 40, 79)] == [0, 0, 1, 1]
+    for image in (0, 1):
+        np.testing.assert_array_equal(many[40 * image]["x"], one[image]["x"])
+    seen = np.zeros((64, 96), dtype=bool)
+    whole = store[0].transpose(2, 0, 1)
+    for number in range(40):
+        crop = many[number]["x"].numpy()
+        at = [
+            (top, left)
+            for top in range(49)
+            for left in range(81)
+            if whole[0, top, left] == crop[0, 0, 0] and np.array_equal(whole[:, top : top + 16, left : left + 16], crop)
+        ]
+        assert len(at) == 1
+        seen[at[0][0] : at[0][0] + 16, at[0][1] : at[0][1] + 16] = True
+    assert seen.mean() > 0.75
+
+
 def test_full_images(write: Callable[..., Path], picture: Picture) -> None:
     sizes = [(5, 9), (12, 4)]
     store = ImageStore([probe_image(write(f"{i}.png", *size, seed=i)) for i, size in enumerate(sizes)], 10**6)
