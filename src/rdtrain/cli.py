@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 # A run writes into its run folder only: Hydra makes no folder and no log file of its own.
-_QUIET_HYDRA = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+_QUIET_HYDRA = (
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=${paths.runs}",
+    "hydra.sweep.subdir=.",
+    "hydra.output_subdir=null",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+)
 _VALUED_FLAGS = (
     "--config-dir",
     "-cd",

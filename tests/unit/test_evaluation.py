@@ -499,6 +499,7 @@ print("returned")
 """
 
 
+@pytest.mark.slow
 def test_latents_that_hang_the_coder_are_refused() -> None:
     command = [sys.executable, "-c", PROGRAM.format(tests=str(Path(__file__).parent))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

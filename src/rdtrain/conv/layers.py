@@ -123,7 +123,6 @@ class SpectralConv(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         plain, ours = f"{prefix}weight", f"{prefix}weight_transformed"
-        state_dict = dict(state_dict)
         if ours in state_dict and state_dict[ours].is_complex():
             state_dict[ours] = self._stored_from_complex(state_dict[ours])
         elif ours not in state_dict and plain in state_dict:

@@ -90,7 +90,9 @@ def _report(arguments: argparse.Namespace) -> None:
     runs, problems = find_runs(arguments.sources)
     evaluations, unread = find_evaluations(arguments.sources)
     problems += unread
-    measurements = [*measure(runs, evaluations, curve_names(runs)), *given]
+    names = curve_names(runs)
+    runs.sort(key=lambda run: (names[run.folder], run.lmbda, str(run.setting("seed"))))
+    measurements = [*measure(runs, evaluations, names), *given]
     if not runs and not measurements:
         raise UserError(
             [*problems, f"no run in {', '.join(map(str, arguments.sources))}; give a folder with runs in it."]

@@ -33,7 +33,7 @@ from rdtrain.report.references import Reference
 # The window in which published PSNR curves are commonly drawn; MS-SSIM has its own.
 WINDOW = {"psnr": (0.0, 2.25, 26.0, 41.0), "ms-ssim": (0.0, 1.5, 8.0, 26.0)}
 GRID = 50
-LEVELS = np.logspace(-2, 0.5, 200)
+_FIRST, _LAST, _LEVELS = -2.0, 0.5, 200  # exponents of ten
 _MOST_LABELS = 14
 
 
@@ -72,6 +72,20 @@ def loss_grid(
     bpp = np.linspace(window[0], window[1], GRID)
     quality = np.linspace(window[2], window[3], GRID)
     return bpp, quality, loss_at(bpp[None, :], quality[:, None], lmbda, metric)
+
+
+def levels(highest: float) -> NDArray[np.float64]:
+    """The losses that contours are drawn for.
+
+    Args:
+        highest: the largest loss that is marked.
+
+    Returns:
+        200 losses from 0.01 to 10^0.5, evenly spaced in their logarithm, and as many more as pass `highest`.
+    """
+    step = (_LAST - _FIRST) / (_LEVELS - 1)
+    more = max(0, int(np.ceil((np.log10(highest) - _LAST) / step)) + 1) if highest > 10**_LAST else 0
+    return np.logspace(_FIRST, _LAST + more * step, _LEVELS + more)
 
 
 def marked_points(measurements: Sequence[Measurement], lmbda: float, metric: str) -> list[Marked]:
@@ -154,7 +168,8 @@ def _draw_contours(
     metric: str,
     window: tuple[float, float, float, float],
 ) -> None:
-    axes.contour(*loss_grid(lmbda, metric, window), levels=LEVELS, colors="#c8c8c8", linewidths=0.4)
+    losses = levels(max(one.loss for one in marked))
+    axes.contour(*loss_grid(lmbda, metric, window), levels=losses, colors="#c8c8c8", linewidths=0.4)
     draw_references(axes, references, metric)
     rates = np.linspace(window[0], window[1], 400)
     for one in marked:

@@ -25,8 +25,9 @@ from rdtrain.report.naming import conv_name, model_title
 from rdtrain.report.runs import Run
 
 _FILE = {"step": "steps", "time/elapsed_s": "seconds", "epoch": "epochs"}
-# The first epochs' losses are far above all others; the axis is fitted to what comes after this share of x.
+# The first epochs' losses are far above all others; the axis of a long curve is fitted to what comes after this share.
 _SETTLED = 0.08
+_LONG = 20
 
 
 def loss_figures(runs: Sequence[Run], names: dict[Path, str], against: str) -> list[Plot]:
@@ -91,10 +92,10 @@ def _limits(axes: Axes, bands: Sequence[Band]) -> None:
     if not bands:
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
         return
-    start = min(one.x[0] for one in bands)
-    end = max(one.x[-1] for one in bands)
-    settled = [one.high[one.x >= start + _SETTLED * (end - start)] for one in bands]
-    low, high = min(one.low.min() for one in bands), max(tail.max() for tail in settled if tail.size)
+    start, end = min(one.x[0] for one in bands), max(one.x[-1] for one in bands)
+    settled = start + _SETTLED * (end - start)
+    tails = [one.high[one.x >= settled] if one.x.size >= _LONG else one.high for one in bands]
+    low, high = min(one.low.min() for one in bands), max(tail.max() for tail in tails if tail.size)
     margin = 0.06 * (high - low) or 0.05 * abs(high)
     axes.set_ylim(low - margin, high + margin)
 
@@ -139,11 +140,12 @@ def lr_figure(runs: Sequence[Run], names: dict[Path, str]) -> Plot | None:
         return None
     by_curve = colours(list(names.values()))
     figure, (axes,) = new_figure(f"Learning rate of the network: {model_title(runs)}", 9, 4.5)
-    # Equal rates would hide each other: later curves are drawn thinner, over the earlier ones.
-    thickness = {name: max(4.5 - 1.2 * i, 0.8) for i, name in enumerate(by_curve)}
+    # Equal rates would hide each other: later curves are thinner and lie over the earlier ones.
+    thickness = {name: max(5 * 0.5**i, 0.8) for i, name in enumerate(by_curve)}
     for run, epochs, lr in rates:
         name = names[run.folder]
-        axes.step(epochs, lr, where="post", color=by_curve[name], lw=thickness[name], label=name)
+        above = 3 - thickness[name] / 10
+        axes.step(epochs, lr, where="post", color=by_curve[name], lw=thickness[name], zorder=above, label=name)
         x = switch_at(run, "epoch")
         if np.isfinite(x):
             axes.axvline(x, color=by_curve[name], lw=0.9, ls=":", label=f"switch to plain: {name}")

@@ -141,7 +141,8 @@ def ledger_table(measurements: Sequence[Measurement], metric: str, lmbda: float 
     """
     quality = "PSNR [dB]" if metric == "psnr" else "MS-SSIM [dB]"
     header = ["model", "images", "λ", *(f"{path} {what}" for path in PATHS for what in ("bpp", quality, "L"))]
-    header += ["real/forward bpp [%]", "clamp gain [dB]", "clamp gain of mean MSE [dB]"]
+    header += ["real/forward bpp [%]"]
+    header += ["clamp gain [dB]", "clamp gain of mean MSE [dB]"] if metric == "psnr" else []
     rows = []
     for one in measurements:
         if not any(math.isfinite(point.quality(metric)) for point in one.points):
@@ -151,7 +152,7 @@ def ledger_table(measurements: Sequence[Measurement], metric: str, lmbda: float 
         ratio = 100 * (real.bpp / forward.bpp - 1) if forward and real else math.nan
         cells = [one.label, one.dataset, fixed(weight) if math.isnan(weight) else f"{weight:g}"]
         cells += [cell for point in (forward, real) for cell in _cells(point, metric, weight)]
-        gains = [clamp_gain(one), clamp_gain(one, of_mean=True)] if metric == "psnr" else [math.nan] * 2
+        gains = [clamp_gain(one), clamp_gain(one, of_mean=True)] if metric == "psnr" else []
         rows.append([*cells, f"{ratio:+.3f}" if forward and real else NOT_MEASURED, *map(fixed, gains)])
     shown = ", ".join(f"{path} {variant}" for path, variant in SHOWN.items())
     note = f"Reconstructions: {shown}. {_LOSS_NOTE}"

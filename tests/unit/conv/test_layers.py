@@ -103,6 +103,18 @@ def test_what_belongs_to_the_plain_layer_is_kept() -> None:
     assert not make_plain(layer).requires_grad
 
 
+def test_a_fraction_counts_output_channels_in_both_classes() -> None:
+    attenuated = Attenuated(0.1, 0.5)
+    for layer in (
+        SpectralConv2d(4, 6, 3, transform=attenuated),
+        SpectralConvTranspose2d(4, 6, 3, transform=attenuated),
+    ):
+        axis = layer.weight_shape.index(6)
+        half_spectrum = Rfft().to_stored(layer.weight.detach()).movedim(axis, 0)
+        differs = (layer.weight_transformed.movedim(axis, 0) - half_spectrum).abs().amax((1, 2)) > 1e-3
+        assert differs.tolist() == [True] * 3 + [False] * 3
+
+
 class Doubled(nn.Conv2d):
     """A subclass that reads its weight in a way of its own."""
 
@@ -149,6 +161,14 @@ def test_loads_plain_complex_and_its_own_entries() -> None:
         twin = SpectralConv2d(4, 6, (5, 4), groups=2, transform=transform)
         twin.load_state_dict(layer.state_dict())
         assert torch.equal(twin.weight_transformed, layer.weight_transformed)
+
+
+def test_a_layer_made_double_is_computed_in_double() -> None:
+    layer = SpectralConv2d(3, 4, 5).double()
+    kernels = layer.weight
+    assert kernels.dtype == torch.float64
+    with torch.no_grad():
+        torch.testing.assert_close(kernels, layer.weight, rtol=0, atol=1e-15)
 
 
 def test_loading_by_assignment_may_change_the_dtype() -> None:
@@ -235,8 +255,11 @@ def test_cached_kernels_are_gone_afterwards() -> None:
         with cached_kernels(model):
             before = model(x)
         model[0].weight_transformed.mul_(2)
+        assert not torch.allclose(model(x), before)
         with cached_kernels(model):
             assert not torch.allclose(model(x), before)
+            model[0].weight_transformed.mul_(2)
+        assert not torch.allclose(model(x), before)
 
 
 def test_training_inside_a_cached_evaluation_is_not_cached() -> None:
@@ -251,8 +274,8 @@ def test_a_copy_made_inside_forgets_the_cache() -> None:
     with torch.no_grad(), cached_kernels(model):
         twin = copy.deepcopy(model)
         before = twin(x)
-        for parameter in twin.parameters():
-            parameter.mul_(2)
+        for layer in spectral_layers(twin).values():
+            layer.weight_transformed.mul_(2)
         assert not torch.allclose(twin(x), before)
         assert torch.equal(model(x), before)
 

@@ -191,6 +191,7 @@ def test_the_shadow_resumes_exactly() -> None:
     straight, optimizer, shadow = begun()
     train(straight, optimizer, range(5))
     saved = copy.deepcopy((straight.state_dict(), optimizer.state_dict(), shadow.state_dict()))
+    at_five = saved[2]["0"]["exp_avg_sq"].clone()
     train(straight, optimizer, range(5, 10))
     resumed, other_optimizer, other_shadow = begun()
     for part, state in zip((resumed, other_optimizer, other_shadow), saved, strict=True):
@@ -200,7 +201,8 @@ def test_the_shadow_resumes_exactly() -> None:
         to_plain(model, [o], "shadow", s)
     for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(optimizer.state[a]["exp_avg_sq"], other_optimizer.state[b]["exp_avg_sq"])
-    assert saved[2]["0"]["steps"] == 5  # loading made copies
+    assert saved[2]["0"]["steps"] == 5
+    assert torch.equal(saved[2]["0"]["exp_avg_sq"], at_five)  # loading made copies
     with pytest.raises(ValueError, match="not spectral here: 9"):
         begun()[2].load_state_dict({"9": {}})
 

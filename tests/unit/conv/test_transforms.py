@@ -276,7 +276,7 @@ def test_half_precision_is_computed_in_single() -> None:
 
 
 def test_first_use_in_inference_mode_does_not_spoil_training() -> None:
-    size, stored = (3, 8), torch.zeros(1, 1, 30, requires_grad=True)  # a size that no other test uses
+    size, stored = (3, 8), random(1, 1, 30).requires_grad_()  # a size that no other test uses
     for transform in (Rfft(), Attenuated(0.7)):
         with torch.inference_mode():
             transform.to_weight(stored, size)

@@ -94,24 +94,10 @@ def test_whole_sweep_with_a_damaged_and_an_unfinished_run(
 
 @pytest.mark.usefixtures("coarse")
 def test_references_of_other_images_are_drawn_with_a_warning_and_not_compared(
-    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_evaluation: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dataset = {"name": "photos", "infer_name": None}
-    for lmbda in (0.0067, 0.025):
-        make_run("plain", lmbda, 1, epochs=5, dataset=dataset)
-    out = tmp_path / "out"
-    arguments = [
-        str(tmp_path / "runs"),
-        "--out",
-        str(out),
-        "--reference",
-        "vtm",
-        "--lmbda",
-        "0.013",
-        "--metric",
-        "psnr",
-    ]
-    assert main(arguments) == 0
+    file, out = make_evaluation("model", dataset="photos", images=False), tmp_path / "out"
+    assert main([str(file), "--out", str(out), "--reference", "vtm", "--lmbda", "0.013"]) == 0
     text = (out / "report.html").read_text()
     assert "The published curves are of kodak, not of photos" in text
     assert not list((out / "tables").glob("bd-*"))

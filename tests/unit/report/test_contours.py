@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from rdtrain.errors import UserError
-from rdtrain.report.contours import LEVELS, WINDOW, contour_figure, lambdas_figure, loss_grid, marked_points
+from rdtrain.report.contours import WINDOW, contour_figure, lambdas_figure, levels, loss_grid, marked_points
 from rdtrain.report.measurements import Measurement
 from rdtrain.report.plane import RDPoint, contour_quality, contour_slope, loss_at, scale
 from rdtrain.report.references import select
@@ -83,8 +83,13 @@ def test_grid_has_rate_along_x_and_is_not_transposed() -> None:
     np.testing.assert_allclose(loss, oracle, rtol=1e-12)
     assert (np.diff(loss, axis=1) > 0).all()  # more rate, more loss
     assert (np.diff(loss, axis=0) < 0).all()  # more quality, less loss
-    assert LEVELS.shape == (200,)
-    assert (LEVELS[0], LEVELS[-1]) == (pytest.approx(1e-2), pytest.approx(10**0.5))
+
+
+def test_levels_go_on_where_losses_are_higher() -> None:
+    np.testing.assert_allclose(levels(0.8331), np.logspace(-2, 0.5, 200), rtol=1e-12)
+    np.testing.assert_allclose(levels(21.4)[:200], np.logspace(-2, 0.5, 200), rtol=1e-12)
+    assert levels(21.4)[-2] >= 21.4 * 0.99
+    np.testing.assert_allclose(np.diff(np.log10(levels(21.4))), 2.5 / 199, rtol=1e-9)
 
 
 def test_every_point_is_marked_with_its_loss() -> None:

@@ -116,6 +116,8 @@ def test_loss_figures_one_for_each_lambda_with_bands_switch_and_crossover(make_r
     low, high = valid.get_ylim()
     assert low < 0.527
     assert high > 0.8  # the curves' later part is inside, their beginning may be above
+    infer = loss_figures(runs[:2], names, "step")[0].figure.axes[2]
+    assert infer.get_ylim()[1] > 0.5 + 0.5 * np.exp(-4 / 20)  # a curve of few points is shown from its first one
     assert "Bands" in plots[0].caption
     assert "Bands" not in plots[1].caption
 
@@ -138,6 +140,8 @@ def test_learning_rate_figure(make_run: MakeRun) -> None:
     assert (axes.get_yscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "epoch", "learning rate")
     widths = {str(line.get_label()): line.get_linewidth() for line in axes.get_lines()}
     assert widths["plain"] > widths["spectral until plateau"]  # equal rates do not hide each other
+    above = {str(line.get_label()): line.get_zorder() for line in axes.get_lines()}
+    assert above["plain"] < above["spectral until plateau"]
     for run in runs:
         del run.columns["train"]["lr/net"]
     assert lr_figure(runs, curve_names(runs)) is None

@@ -68,7 +68,7 @@ def test_settings_and_lambda_of_both_forms(make_run: MakeRun) -> None:
         ("metrics.csv", "a,b\n1,2\n", "line 2 is damaged"),
         ("config.yaml", "a: [1\n", "left out"),
         ("config.yaml", "- 1\n", "not a mapping"),
-        ("config.yaml", "[" * 1500, "left out"),
+        ("config.yaml", "[" * 700, "left out"),
         ("summary.json", "{", "left out"),
         ("summary.json", "[]", "not a mapping"),
     ],
@@ -160,6 +160,12 @@ def test_any_other_difference_makes_another_curve_and_is_named(make_run: MakeRun
     header, rows = settings_table(runs, curve_names(runs))
     assert header == ["setting", "plain, net.lr 0.0001", "plain, net.lr 0.001"]
     assert rows == [["optimizer.net.lr", "0.0001", "0.001"]]
+
+
+def test_a_difference_that_follows_lambda_is_still_a_difference(make_run: MakeRun) -> None:
+    make_run(lmbda=0.0067, epochs=1, optimizer__net__lr=1e-4)
+    runs, _ = find_runs([make_run(lmbda=0.025, epochs=1, optimizer__net__lr=1e-3).parent])
+    assert list(curve_names(runs).values()) == ["plain, net.lr 0.0001", "plain, net.lr 0.001"]
 
 
 def test_channels_that_do_not_follow_lambda_make_two_curves(make_run: MakeRun) -> None:
