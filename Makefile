@@ -11,8 +11,10 @@ lint: ## check style and docstrings
 	ruff format --check .
 	ruff check .
 
-types: ## check types
-	mypy -p rdtrain
+types: ## check types, on the package as it is installed
+	rm -rf build/typecheck
+	pip install --quiet --no-deps --target build/typecheck .
+	MYPYPATH=build/typecheck mypy -p rdtrain
 
 test: ## the quick tests
 	pytest -m "not slow"

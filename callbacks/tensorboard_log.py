@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from catalyst import dl
 from rdtrain.runners import ImageCompressionRunner
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from rdtrain.metrics import tag
@@ -88,7 +88,7 @@ class TensorBoardLog(dl.Callback):
         final = {key: value for key, value in runner.final.items() if isinstance(value, float)}
         chosen = flat(runner.config.to_dict(), ("model", "hp", "conv", "criterion", "optimizer", "scheduler", "seed"))
         for summary in hparams(chosen, {f"hparam/{key}": value for key, value in final.items()}):
-            self.writer.file_writer.add_summary(summary)
+            cast(FileWriter, self.writer.file_writer).add_summary(summary)
         for key, value in final.items():
             self.writer.add_scalar(f"hparam/{key}", value, runner.steps)
         self.writer.close()

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from catalyst import dl
+from compressai.models import CompressionModel
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -22,6 +23,8 @@ from rdtrain.config.schema import Config
 from rdtrain.conv.convert import Converted, to_plain
 from rdtrain.conv.layers import cached_kernels, spectral_layers
 from rdtrain.conv.moments import Moments, ShadowMoments
+from rdtrain.data.sampler import CropSampler
+from rdtrain.data.store import ImageStore
 from rdtrain.early_stop import BestSoFar
 from rdtrain.engine import autocast
 from rdtrain.errors import UserError
@@ -44,6 +47,7 @@ class ImageCompressionRunner(dl.Runner):
         config: a completed configuration; `runner.monitor` is the `<loader>/<metric>` that decides about schedulers,
             the best checkpoint and early stopping.
         folder: where the run writes.
+        stores: the images by loader, for their names.
         resume_from: what its last checkpoint held, None for a new run.
 
     Attributes:
@@ -61,9 +65,15 @@ class ImageCompressionRunner(dl.Runner):
         shown: name, x and x_hat (3, H, W) of infer images to look at.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, resume_from: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        stores: Mapping[str, ImageStore],
+        resume_from: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.config, self.folder, self.resume_from = config, folder, resume_from
+        self.config, self.folder, self.stores, self.resume_from = config, folder, stores, resume_from
         self.monitor_loader, self.monitor_metric = config.runner.monitor.split("/", 1)
         self.steps, self.elapsed_s = 0, 0.0
         self.stepped = self.is_last_epoch = self.is_best = False
@@ -99,8 +109,7 @@ class ImageCompressionRunner(dl.Runner):
 
     def _setup_loaders(self) -> None:
         loaders: dict[str, DataLoader] = self.get_loaders()
-        self.train_sampler = loaders["train"].sampler
-        self.infer_store = loaders["infer"].dataset.store
+        self.train_sampler = cast(CropSampler, loaders["train"].sampler)
         self.loaders = {
             key: self.engine.prepare(loader) if key == "train" else rank_share(loader, self.engine)
             for key, loader in loaders.items()
@@ -121,7 +130,7 @@ class ImageCompressionRunner(dl.Runner):
     # What callbacks read
 
     @property
-    def net(self) -> nn.Module:
+    def net(self) -> CompressionModel:
         """The CompressAI model without any wrapper."""
         return self.engine.unwrap_model(self.model)
 
@@ -265,7 +274,7 @@ class ImageCompressionRunner(dl.Runner):
         row = evaluate_image(self._evaluated, x, self.criterion)
         self._rows.append(replace(row, strings=None))  # many images' strings need not be kept
         if len(self.shown) < _SHOWN:
-            name = self.infer_store.images[int(batch["index"])].path.stem
+            name = self.stores["infer"].images[int(batch["index"])].path.stem
             self.shown.append((name, batch["x"][0].cpu(), row.image))
 
     def _validate(self, x: Tensor) -> None:

@@ -16,8 +16,8 @@ from rdtrain import models
 from rdtrain.callbacks import RunRecord
 from rdtrain.config.schema import Config
 from rdtrain.config.targets import make
-from rdtrain.data.inventory import Inventory, make_stores
 from rdtrain.data.loaders import make_loaders
+from rdtrain.data.store import ImageStore
 from rdtrain.engine import choose_device, keep_entropy_models_in_float32
 from rdtrain.errors import UserError
 from rdtrain.evaluation import stride
@@ -26,12 +26,12 @@ from rdtrain.run_folder import RunFolder
 from rdtrain.runners import ImageCompressionRunner
 
 
-def loaders(config: Config, inventory: Inventory, processes: int) -> dict[str, DataLoader]:
+def loaders(config: Config, stores: Mapping[str, ImageStore], processes: int) -> dict[str, DataLoader]:
     """Make the loaders.
 
     Args:
         config: `dataset.*` and `engine.*`.
-        inventory: the images.
+        stores: the images by loader.
         processes: that share the training stream.
 
     Returns:
@@ -39,7 +39,7 @@ def loaders(config: Config, inventory: Inventory, processes: int) -> dict[str, D
     """
     dataset, engine = config.dataset, config.engine
     return make_loaders(
-        make_stores(inventory, dataset),
+        stores,
         patch_size=dataset.patch_size,
         batch_size=dataset.batch_size,
         valid_batch_size=dataset.valid_batch_size,
@@ -152,15 +152,18 @@ def callbacks(config: Config) -> dict[str, dl.Callback]:
     return {"record": RunRecord(), **{name: make(node) for name, node in nodes.items() if node is not None}}
 
 
-def runner(config: Config, folder: RunFolder, state: dict[str, Any] | None) -> ImageCompressionRunner:
+def runner(
+    config: Config, folder: RunFolder, stores: Mapping[str, ImageStore], state: dict[str, Any] | None
+) -> ImageCompressionRunner:
     """Make the runner.
 
     Args:
         config: completed.
         folder: where the run writes.
+        stores: the images by loader.
         state: the checkpoint to continue from, None for a new run.
 
     Returns:
         The runner named by `runner._target_`.
     """
-    return make({"_target_": config.runner.target}, config, folder, state)
+    return make({"_target_": config.runner.target}, config, folder, stores, state)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -31,9 +32,10 @@ def rank_share(loader: DataLoader, engine: Accelerator) -> DataLoader:
     """
     if engine.num_processes == 1:
         return loader
-    if len(loader.dataset) < engine.num_processes:
-        raise UserError(f"{len(loader.dataset)} image(s) for {engine.num_processes} processes: give each at least one")
-    share = Subset(loader.dataset, range(engine.process_index, len(loader.dataset), engine.num_processes))
+    images = len(cast(Sized, loader.dataset))
+    if images < engine.num_processes:
+        raise UserError(f"{images} image(s) for {engine.num_processes} processes: give each at least one")
+    share = Subset(loader.dataset, range(engine.process_index, images, engine.num_processes))
     return DataLoader(share, batch_size=loader.batch_size, collate_fn=loader.collate_fn, num_workers=loader.num_workers)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from rdtrain import build, checkpoint, environment, preflight
 from rdtrain.config.schema import Config
-from rdtrain.data.inventory import take_inventory
+from rdtrain.data.inventory import make_stores, take_inventory
 from rdtrain.data.loaders import explain_loader_error
 from rdtrain.engine import make_engine
 from rdtrain.errors import UserError
 from rdtrain.models import complete
+from rdtrain.probes import LatentOverflow
 from rdtrain.run_folder import RunFolder
 
 
@@ -41,11 +42,12 @@ def train(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
     engine = make_engine(config.engine)
     model = build.model(config, state)
     optimizers = build.optimizers(config, model)
-    loaders = build.loaders(config, inventory, engine.num_processes)
+    stores = make_stores(inventory, config.dataset)
+    loaders = build.loaders(config, stores, engine.num_processes)
     epoch_steps = -(-len(loaders["train"]) // (config.engine.accumulate * engine.num_processes))
     schedulers = build.schedulers(config, optimizers, epoch_steps)
     callbacks = build.callbacks(config)
-    runner = build.runner(config, folder, state)
+    runner = build.runner(config, folder, stores, state)
 
     if state is None:
         runner.warnings += inventory.warnings()
@@ -65,7 +67,11 @@ def train(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
             num_epochs=config.engine.num_epochs,
         )
     except Exception as error:  # an image or a worker process may be behind it
-        if explained := explain_loader_error(error, [loader.dataset.store for loader in loaders.values()]):
+        if isinstance(error, LatentOverflow):
+            raise UserError(
+                f"the run has diverged, its latents cannot be coded: {error}; try a lower optimizer.net.lr"
+            ) from error
+        if explained := explain_loader_error(error, stores.values()):
             raise explained from error
         raise
     return folder

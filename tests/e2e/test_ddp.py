@@ -45,8 +45,12 @@ def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
         assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-9), name
 
 
-def test_two_processes_learn_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks that step with gradients that are not averaged drift apart; a callback of the user's own looks at them."""
+@pytest.mark.parametrize("switch", [("conv=plain",), ("conv.switch.trigger=epoch", "conv.switch.at=1")])
+def test_two_processes_learn_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: tuple[str, ...]) -> None:
+    """Ranks that step with gradients that are not averaged drift apart; a callback of the user's own looks at them.
+
+    After the switch that happens where the reducer is left with the old parameters.
+    """
     (tmp_path / "witness.py").write_text(
         "import torch\n"
         "from catalyst import dl\n\n"
@@ -60,10 +64,11 @@ def test_two_processes_learn_together(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rdtrain", "engine=ddp")
     witness = f"+callbacks.witness={{_target_: witness.Witness, folder: {tmp_path}}}"
-    final = _run(tmp_path, *launch, "engine.device=cpu", "dataset.batch_size=2", "engine.accumulate=2", witness)
+    options = ("engine.device=cpu", "dataset.batch_size=2", "engine.accumulate=2", witness, *switch)
+    final = _run(tmp_path, *launch, *options)
     assert final["train/grad_norm"] > 0
+    assert final["train/conv/spectral"] == 0
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    start = build_model("bmshj2018-factorized", {"N": 4, "M": 6}, 1)
-    for name, value in start.named_parameters():
+    for name, value in build_model("bmshj2018-factorized", {"N": 4, "M": 6}, 1).named_parameters():
         assert torch.equal(first[name], second[name]), name
         assert name.endswith("factors") or not torch.equal(first[name], value), name

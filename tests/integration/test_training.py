@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rdtrain import build, checkpoint
 from rdtrain.config.schema import Config
-from rdtrain.data.inventory import take_inventory
+from rdtrain.data.inventory import make_stores, take_inventory
 from rdtrain.errors import UserError
 from rdtrain.evaluation import evaluate_image
 from rdtrain.metrics import csv_columns, tag
@@ -81,7 +81,7 @@ def test_twenty_steps_equal_a_bare_loop(configure: Configure, watch: Callable[..
     config = complete(config)
     inventory, _ = take_inventory(config.dataset)
     assert inventory is not None
-    loader = build.loaders(config, inventory, 1)["train"]
+    loader = build.loaders(config, make_stores(inventory, config.dataset), 1)["train"]
     loader.sampler.seek(1)  # type: ignore[attr-defined]
     net, loss = build_model(config.model.name, config.hp, config.seed), PeerLoss(lmbda=0.0067)
     adam = {"net": {"type": "Adam", "lr": 1e-3}, "aux": {"type": "Adam", "lr": 1e-3}}

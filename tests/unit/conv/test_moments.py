@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from conv_oracles import FULL_RANK
+from conv_oracles import FULL_RANK, as_spectrum
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rdtrain.conv import layers
 from rdtrain.conv.convert import to_plain, to_spectral
 from rdtrain.conv.layers import SpectralConv, spectral_layers
-from rdtrain.conv.moments import ShadowMoments
+from rdtrain.conv.moments import ShadowMoments, update_norm
 from rdtrain.conv.transform import Transform
 from rdtrain.conv.transforms import Attenuated, Dct, Rdft, Rfft
 from rdtrain.errors import UserError
@@ -309,6 +309,28 @@ def test_projected_moments_stay_in_the_basis() -> None:
     state = state_of(optimizer, model, "0.weight")
     np.testing.assert_allclose(state["exp_avg"].flatten(2).numpy(), expected[0], rtol=1e-9, atol=1e-18)
     np.testing.assert_allclose(state["exp_avg_sq"].flatten(2).numpy(), expected[1], rtol=1e-9, atol=1e-22)
+
+
+def test_the_length_of_the_next_update_is_that_of_adams_formula() -> None:
+    model = network(Rfft())
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    assert update_norm(model, optimizer) == 0.0  # no step yet
+    train(model, optimizer, range(10))
+
+    def formula(name: str) -> np.ndarray:
+        state = state_of(optimizer, model, name)
+        first, second = state["exp_avg"].numpy() / (1 - 0.9**10), state["exp_avg_sq"].numpy() / (1 - 0.999**10)
+        return 1e-3 * first / (np.sqrt(second) + 1e-8)
+
+    squares = 0.0
+    for name, layer in spectral_layers(model).items():
+        spectrum = as_spectrum(torch.from_numpy(formula(f"{name}.weight_transformed")), layer.kernel_size)
+        squares += (np.fft.irfft2(spectrum, s=layer.kernel_size, norm="ortho") ** 2).sum()
+    assert update_norm(model, optimizer) == pytest.approx(np.sqrt(squares), rel=1e-12)
+    names = [layer.name for layer in to_plain(model, [optimizer])]
+    squares = sum((formula(f"{name}.weight") ** 2).sum() for name in names)
+    assert update_norm(model, optimizer, names) == pytest.approx(np.sqrt(squares), rel=1e-12)
+    assert update_norm(model, torch.optim.SGD(model.parameters(), lr=0.1), names) is None
 
 
 @pytest.mark.parametrize("optimizer_class", [torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adamax])
