@@ -96,7 +96,7 @@ def test_asking_changes_nothing_and_tells_every_drop() -> None:
 def reductions_until(scheduler: ReduceLROnPlateau, metric: float, left: int) -> list[bool]:
     """Whether a stock scheduler reduces in this epoch and in each of the `left` bad ones that follow."""
     calls: list[bool] = []
-    scheduler._reduce_lr = lambda epoch: calls.append(True)  # type: ignore[method-assign]
+    scheduler._reduce_lr = lambda epoch: calls.append(True)
     events = []
     for value in [metric] + [math.nan] * left:
         calls.clear()
@@ -167,10 +167,10 @@ def test_restart_on_a_metric_that_is_no_number_keeps_the_rate(metric: float) -> 
 
 def test_metrics_may_be_tensors() -> None:
     scheduler = scheduler_of(patience=0)
-    assert not would_drop(scheduler, torch.tensor(1.0))  # type: ignore[arg-type]
-    restart(scheduler, torch.tensor(1.0))  # type: ignore[arg-type]
+    assert not would_drop(scheduler, torch.tensor(1.0))
+    restart(scheduler, torch.tensor(1.0))
     assert type(scheduler.best) is float
-    assert would_drop(scheduler, torch.tensor(1.0))  # type: ignore[arg-type]
+    assert would_drop(scheduler, torch.tensor(1.0))
 
 
 def test_epoch_and_never() -> None:

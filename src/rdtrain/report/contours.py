@@ -152,12 +152,12 @@ def contour_figure(
 def _caption(marked: Sequence[Marked], lmbda: float, metric: str) -> str:
     lowest = min(marked, key=lambda one: one.loss)
     slope = float(contour_slope(lowest.point.quality(metric, of_mean=True), lmbda, metric))
-    return (
+    said = (
         f"Contours of equal loss for λ = {lmbda:g}; losses fall towards the upper left. "
-        + "; ".join(map(_text, marked))
-        + f". At {lowest.label} a contour rises by {slope:.2f} dB per bit/pixel. "
-        "PSNR is that of the mean MSE where it was measured, so that L is the loss of the training."
+        f"{'; '.join(map(_text, marked))}. At {lowest.label} a contour rises by {slope:.2f} dB per bit/pixel."
     )
+    mean = " PSNR is that of the mean MSE where it was measured, so that L is the loss of the training."
+    return said + (mean if metric == "psnr" else "")
 
 
 def _draw_contours(
@@ -241,7 +241,7 @@ def lambdas_figure(references: Sequence[Reference], metric: str) -> Plot | None:
     figure, (axes,) = new_figure(
         f"Contours of equal loss of {curve.lmbda.size} lambdas: {curve.label}, {curve.dataset}", 9, 6.5
     )
-    axes.plot(curve.bpp, curve.quality(metric), color=GREYS[0], lw=1, label=f"{curve.label} (published)")
+    axes.plot(curve.bpp, curve.quality(metric), color=GREYS[0], lw=1, label=curve.legend)
     window = WINDOW[metric]
     rates = np.linspace(window[0], window[1], 600)
     shades = colormaps["viridis"](np.linspace(0, 0.9, curve.lmbda.size))

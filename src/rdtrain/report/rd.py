@@ -145,9 +145,10 @@ def draw_references(axes: Axes, references: Sequence[Reference], metric: str) ->
         metric: `psnr` or `ms-ssim`.
     """
     for i, curve in enumerate(references):
-        label = f"{curve.label} ({', '.join(filter(None, ['published', curve.bit_depth, curve.tag]))})"
         (style, marker), colour = _STYLES[i % len(_STYLES)], GREYS[i // len(_STYLES) % len(GREYS)]
-        axes.plot(curve.bpp, curve.quality(metric), ls=style, color=colour, lw=1, marker=marker, ms=4, label=label)
+        axes.plot(
+            curve.bpp, curve.quality(metric), ls=style, color=colour, lw=1, marker=marker, ms=4, label=curve.legend
+        )
 
 
 def _draw(axes: Axes, curve: RDCurve, colour: str) -> None:

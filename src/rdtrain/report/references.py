@@ -73,6 +73,12 @@ class Reference:
         """The remark in a word: disputed, digitised, suspect, or empty."""
         return self.remark.split(":")[0]
 
+    @property
+    def legend(self) -> str:
+        """The label with what it was trained for, the decoded bit depth and the tag, where there are any."""
+        trained = f"for {self.optimized_for}" if self.optimized_for else ""
+        return f"{self.label} ({', '.join(filter(None, ['published', trained, self.bit_depth, self.tag]))})"
+
     def quality(self, metric: str) -> NDArray[np.float64]:
         """The curve's y values.
 

@@ -16,7 +16,10 @@ from rdtrain.report.plane import QUALITY_LABEL, RDPoint
 from rdtrain.report.runs import Run
 
 NOT_MEASURED = ""
-_LOSS_NOTE = "L is made of the mean MSE where it was measured, else of the mean PSNR."
+_LOSS_NOTE = {
+    "psnr": "L is made of the mean MSE where it was measured, else of the mean PSNR.",
+    "ms-ssim": "L is made of the mean MS-SSIM.",
+}
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def ledger_table(measurements: Sequence[Measurement], metric: str, lmbda: float 
         gains = [clamp_gain(one), clamp_gain(one, of_mean=True)] if metric == "psnr" else []
         rows.append([*cells, f"{ratio:+.3f}" if forward and real else NOT_MEASURED, *map(fixed, gains)])
     shown = ", ".join(f"{path} {variant}" for path, variant in SHOWN.items())
-    note = f"Reconstructions: {shown}. {_LOSS_NOTE}"
+    note = f"Reconstructions: {shown}. {_LOSS_NOTE[metric]}"
     datasets = " ".join(dict.fromkeys(one.dataset for one in measurements))
     return Table(slug(f"ledger-{metric}-{datasets}"), "Forward pass against real bitstreams", header, rows, note)
 
@@ -194,7 +197,9 @@ def pair_table(a: Measurement, b: Measurement, metric: str, lmbda: float) -> Tab
     agreement = agreement if len(winners) == len(PATHS) else ""
     gains = [f"{one.label} {fixed(clamp_gain(one))} dB" for one in (a, b) if not math.isnan(clamp_gain(one))]
     clamping = f"Clamping gains: {', '.join(gains)}." if gains and metric == "psnr" else ""
-    note = " ".join(filter(None, ["; ".join(verdicts) + "." if verdicts else "", agreement, clamping, _LOSS_NOTE]))
+    note = " ".join(
+        filter(None, ["; ".join(verdicts) + "." if verdicts else "", agreement, clamping, _LOSS_NOTE[metric]])
+    )
     header = ["path, reconstruction", *(f"{one.label}: bpp / {QUALITY_LABEL[metric]} / L" for one in (a, b))]
     title = f"{a.label} and {b.label} on {a.dataset}, λ = {lmbda:g}"
     return Table(slug(f"pair-{metric}-{a.dataset}-{lmbda:g}-{b.curve}"), title, header, rows, note)

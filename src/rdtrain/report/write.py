@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def write_curves(measurements: Sequence[Measurement], folder: Path) -> int:
     written = 0
     for dataset in dict.fromkeys(one.dataset for one in measurements):
         ours = [one for one in measurements if one.dataset == dataset]
-        for curve in rd_curves(ours, "psnr", "real"):
+        for curve in rd_curves(ours, "psnr", "real") or rd_curves(ours, "ms-ssim", "real"):
             name = slug(f"{curve.name}-{dataset}")
             (folder / f"{name}.json").write_text(json.dumps(compressai_results(curve, dataset), indent=2) + "\n")
             written += 1
@@ -68,23 +69,19 @@ def compressai_results(curve: RDCurve, dataset: str) -> dict[str, object]:
     """A curve in the format of CompressAI's results folder.
 
     Args:
-        curve: a PSNR curve; points of several seeds are means.
+        curve: the curve; points of several seeds are means.
         dataset: name of the images.
 
     Returns:
-        name, description, meta and results with bpp, psnr-rgb, and ms-ssim-rgb and lmbda where all points have them.
+        name, description, meta, and results with bpp, and psnr-rgb, ms-ssim-rgb and lmbda where all points have them.
     """
-    points = [mean_of(members).point(curve.path) for members in curve.members]
-    results = {"bpp": curve.bpp[:, 1].tolist(), "psnr-rgb": curve.quality[:, 1].tolist()}
-    extra = {
-        "ms-ssim-rgb": [point.ms_ssim if point else float("nan") for point in points],
+    points = [point for members in curve.members if (point := mean_of(members).point(curve.path))]
+    results = {
+        "bpp": [point.bpp for point in points],
+        "psnr-rgb": [point.psnr for point in points],
+        "ms-ssim-rgb": [point.ms_ssim for point in points],
         "lmbda": curve.lmbda.tolist(),
     }
-    results |= {name: values for name, values in extra.items() if all(value == value for value in values)}
+    known = {name: values for name, values in results.items() if all(map(math.isfinite, values))}
     meta = {"dataset": dataset, "type": "image", "made_by": REPORT}
-    return {
-        "name": curve.name,
-        "description": "mean over the images, real bitstreams",
-        "meta": meta,
-        "results": results,
-    }
+    return {"name": curve.name, "description": "mean over the images, real bitstreams", "meta": meta, "results": known}

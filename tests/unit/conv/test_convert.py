@@ -180,7 +180,7 @@ def test_plain_state_dict_loads_in_the_stock_class(transform: Transform) -> None
     with torch.no_grad():
         assert torch.equal(loaded(image())["x_hat"], model.eval()(image())["x_hat"])
     assert list(plain_state_dict(reference)) == list(reference.state_dict())
-    assert state._metadata["g_a.0"] == reference.state_dict()._metadata["g_a.0"]  # type: ignore[attr-defined]
+    assert state._metadata["g_a.0"] == reference.state_dict()._metadata["g_a.0"]
 
 
 def peer_model(seed: int = 0) -> FactorizedPrior:

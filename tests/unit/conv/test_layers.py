@@ -81,7 +81,7 @@ def test_the_weight_is_computed_and_the_stored_parameter_real() -> None:
     layer.weight.square().sum().backward()
     assert layer.weight_transformed.grad is not None
     with pytest.raises((AttributeError, KeyError)):
-        layer.weight = nn.Parameter(torch.zeros(4, 3, 5, 5))  # type: ignore[misc]
+        layer.weight = nn.Parameter(torch.zeros(4, 3, 5, 5))
     layer.set_weight(torch.full((4, 3, 5, 5), 0.25))
     torch.testing.assert_close(layer.weight, torch.full((4, 3, 5, 5), 0.25))
     assert "transform=Rfft()" in repr(layer)
@@ -285,7 +285,7 @@ def test_memory_formats_and_dtypes(transform: Transform) -> None:
     layer = SpectralConv2d(4, 8, 5, padding=2, transform=transform)
     x = torch.rand(2, 4, 16, 16)
     expected = layer(x).detach()
-    layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layer.to(memory_format=torch.channels_last)
     y = layer(x.to(memory_format=torch.channels_last))
     y.sum().backward()
     torch.testing.assert_close(y, expected, rtol=0, atol=2e-6)

@@ -83,7 +83,7 @@ class WeightGradients:
     def _average(self, layer: SpectralConv, beta: float, power: int) -> np.ndarray:
         gradients = self.of[id(layer.weight_transformed)]
         n = len(gradients)
-        return sum((1 - beta) * beta ** (n - 1 - i) * g**power for i, g in enumerate(gradients))  # type: ignore[return-value]
+        return sum((1 - beta) * beta ** (n - 1 - i) * g**power for i, g in enumerate(gradients))
 
 
 def state_of(optimizer: Optimizer, model: nn.Module, name: str) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def test_the_shadow_sees_clipped_and_accumulated_gradients() -> None:
             loss_of(model, step).backward()  # a second micro-batch, the same as the first: twice the gradient
             nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
-        models.append(model), shadows.append(shadow), optimizers.append(optimizer)  # type: ignore[func-returns-value]
+        models.append(model), shadows.append(shadow), optimizers.append(optimizer)
     once = network(Rfft())
     single_optimizer = torch.optim.Adam(once.parameters(), lr=0.0)
     single = ShadowMoments(once, single_optimizer)
@@ -195,7 +195,7 @@ def test_the_shadow_resumes_exactly() -> None:
     train(straight, optimizer, range(5, 10))
     resumed, other_optimizer, other_shadow = begun()
     for part, state in zip((resumed, other_optimizer, other_shadow), saved, strict=True):
-        part.load_state_dict(state)  # type: ignore[attr-defined]
+        part.load_state_dict(state)
     train(resumed, other_optimizer, range(5, 10))
     for model, o, s in ((straight, optimizer, shadow), (resumed, other_optimizer, other_shadow)):
         to_plain(model, [o], "shadow", s)
@@ -439,7 +439,7 @@ def test_fused_adam_goes_on() -> None:
     results = []
     for options in ({"fused": True}, {"foreach": True}, {"foreach": False}):
         model = network(Rfft())
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, **options)  # type: ignore[arg-type]
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, **options)
         train(model, optimizer, range(5))
         to_plain(model, [optimizer])
         results.append(train(model, optimizer, range(5, 10)))

@@ -85,10 +85,10 @@ def test_sgd_does_not_notice_an_orthonormal_basis(momentum: float) -> None:
         norms = []
         optimizer.register_step_pre_hook(lambda o, *_, n=norms: n.append(clipped_norm(o)))
         train(model, optimizer, 30, torch.float64)
-        model.norms = norms  # type: ignore[assignment]
+        model.norms = norms
     for plain, spectral in zip(models[0][::2], models[1][::2], strict=True):
         torch.testing.assert_close(spectral.weight, plain.weight, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(models[0].norms, models[1].norms, rtol=1e-10)  # type: ignore[arg-type]
+    np.testing.assert_allclose(models[0].norms, models[1].norms, rtol=1e-10)
 
 
 def clipped_norm(optimizer: torch.optim.Optimizer) -> float:

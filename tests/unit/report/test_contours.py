@@ -127,6 +127,18 @@ def test_figure_shows_points_contours_losses_and_labels() -> None:
     assert "9.79 dB per bit/pixel" in plot.caption  # 10 / (ln 10 lambda 255^2 D) at 29.9231 dB
 
 
+def test_labels_of_many_points_are_those_of_the_lowest_losses() -> None:
+    many = [
+        Measurement(f"m{i:02}", f"m{i:02}", "kodak", LMBDA, (RDPoint("real", "clamped", 0.3 + 0.01 * i, 30.0),))
+        for i in reversed(range(20))
+    ]
+    plot = contour_figure(many, [], LMBDA, "psnr", "kodak")
+    assert plot is not None
+    labelled = {text.get_text().split(",")[0] for text in plot.figure.axes[1].texts}
+    assert labelled == {f"m{i:02}" for i in range(14)}
+    assert all(f"m{i:02}, real: L = " in plot.caption for i in range(20))
+
+
 def test_no_figure_without_points() -> None:
     assert contour_figure([], [], LMBDA, "psnr", "kodak") is None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection, PolyCollection
 
 from rdtrain.report.measurements import Measurement
 from rdtrain.report.plane import RDPoint
 from rdtrain.report.rd import rd_curves, rd_figure
 from rdtrain.report.references import select
 from rdtrain.report.scatter import cloud, scatter_figures
+from rdtrain.report.write import compressai_results
 
 
 def measured(curve: str, lmbda: float, bpp: float, psnr: float, seed: int = 1) -> Measurement:
@@ -69,6 +71,46 @@ def test_figure_has_units_title_legend_and_bands() -> None:
     (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     assert low < 0.3 < 0.62 < high < 1
     assert bottom < 29.3 < 32 < top
+
+
+def test_bands_and_bars_reach_from_the_smallest_to_the_largest_seed() -> None:
+    given = [
+        measured("plain", 0.01, bpp, psnr, seed)
+        for seed, bpp, psnr in ((1, 0.30, 30.0), (2, 0.31, 30.2), (3, 0.35, 30.1))
+    ]
+    given += [measured("plain", 0.02, 0.6, 33.0)]
+    plot = rd_figure(given, [], "kodak", "psnr")
+    assert plot is not None
+    (axes,) = plot.figure.axes
+    band = next(one for one in axes.collections if isinstance(one, PolyCollection))
+    corners = {(round(float(x), 6), round(float(y), 6)) for x, y in band.get_paths()[0].vertices}
+    assert {(0.32, 30.0), (0.32, 30.2), (0.6, 33.0)} <= corners
+    bars = next(one for one in axes.collections if isinstance(one, LineCollection))
+    np.testing.assert_allclose(bars.get_segments()[0], [[0.30, 30.1], [0.35, 30.1]])
+
+
+def test_curve_is_written_as_compressai_reads_it() -> None:
+    def point(seed: int, bpp: float, psnr: float, ms_ssim: float, lmbda: float = 0.01) -> Measurement:
+        points = (RDPoint("real", "clamped", bpp, psnr, ms_ssim=ms_ssim),)
+        return Measurement("plain", f"plain, seed {seed}", "kodak", lmbda, points)
+
+    given = [
+        point(1, 0.5, 33.0, 0.98, 0.02),
+        point(1, 0.30, 30.0, 0.95),
+        point(2, 0.31, 30.2, 0.96),
+        point(3, 0.35, 30.1, 0.97),
+    ]
+    written = compressai_results(rd_curves(given, "psnr", "real")[0], "kodak")
+    assert written["name"] == "plain"
+    results = written["results"]
+    assert isinstance(results, dict)
+    assert results["bpp"] == [pytest.approx(0.32), 0.5]
+    assert results["psnr-rgb"] == [pytest.approx(30.1), 33.0]
+    assert results["ms-ssim-rgb"] == [pytest.approx(0.96), 0.98]
+    assert results["lmbda"] == [0.01, 0.02]
+    without = compressai_results(rd_curves([measured("a", float("nan"), 0.3, 30)], "psnr", "real")[0], "kodak")
+    assert isinstance(without["results"], dict)
+    assert set(without["results"]) == {"bpp", "psnr-rgb"}
 
 
 def per_image(dataset: str = "kodak") -> Measurement:

@@ -70,6 +70,14 @@ def test_disputed_and_8_bit_curves_say_so() -> None:
     assert {curve.bit_depth for curve in published() if curve.kind == "paper"} == {""}
 
 
+def test_no_two_curves_of_a_data_set_have_the_same_legend() -> None:
+    for dataset in datasets():
+        legends = [curve.legend for curve in published() if curve.dataset == dataset]
+        assert len(set(legends)) == len(legends)
+    (curve,) = select(["bmshj2018-factorized_mse"], "kodak", "psnr")
+    assert curve.legend == "bmshj2018-factorized (published, for mse, float)"
+
+
 def test_unknown_names_are_answered_with_near_ones() -> None:
     with pytest.raises(UserError, match="did you mean bmshj2018-factorized_mse"):
         select(["bmshj2018-factorised_mse"], "kodak", "psnr")
