@@ -25,16 +25,6 @@ class Progress(dl.Callback):
     def __init__(self) -> None:
         super().__init__(order=70)
         self.bar: tqdm | None = None
-        self.first_epoch = 0
-        self.started_s = 0.0
-
-    def on_experiment_start(self, runner: ImageCompressionRunner) -> None:
-        """Remember where this part of the run begins.
-
-        Args:
-            runner: of this run.
-        """
-        self.first_epoch, self.started_s = runner.epoch_step, runner.elapsed_s
 
     def on_loader_start(self, runner: ImageCompressionRunner) -> None:
         """Begin a bar.
@@ -81,8 +71,8 @@ class Progress(dl.Callback):
             shown = [f"{_short(name)} {values[name]:.4f}" for name in _SHOWN if name in values]
             parts.append(f"{loader} {' '.join(shown)}")
         epochs_left = 0 if runner.is_last_epoch else runner.num_epochs - runner.epoch_step
-        per_epoch = (runner.elapsed_s - self.started_s) / (runner.epoch_step - self.first_epoch)
-        parts.append(f"at most {timedelta(seconds=round(per_epoch * epochs_left))} left")
+        seconds = round(runner.elapsed_s / runner.epoch_step * epochs_left)
+        parts.append(f"at most {timedelta(seconds=seconds)} left")
         print(" | ".join(parts), flush=True)
 
 

@@ -26,11 +26,16 @@ class RunRecord(dl.Callback):
         self._write(runner, "running")
 
     def on_epoch_end(self, runner: ImageCompressionRunner) -> None:
-        """Write the newest numbers.
+        """Write the newest numbers, and name images that proved bad.
 
         Args:
             runner: of this run.
         """
+        for bad in runner.stores["train"].bad_images():
+            warning = f"an image proved bad and another one takes its place: {bad}"
+            if warning not in runner.warnings:
+                runner.warnings.append(warning)
+                print(warning)
         self._write(runner, "running")
 
     def on_experiment_end(self, runner: ImageCompressionRunner) -> None:

@@ -43,7 +43,7 @@ class TensorBoardLog(dl.Callback):
             runner: of this run.
         """
         if runner.engine.is_main_process:
-            purge = None if runner.resume_from is None else runner.resume_from["steps"] + 1
+            purge = 0 if runner.resume_from is None else runner.resume_from["steps"] + 1
             self.writer = SummaryWriter(str(runner.folder.tensorboard), purge_step=purge)
 
     def on_batch_end(self, runner: ImageCompressionRunner) -> None:

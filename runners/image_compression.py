@@ -30,8 +30,9 @@ from rdtrain.engine import autocast
 from rdtrain.errors import UserError
 from rdtrain.evaluation import ImageRow, evaluate_image, evaluation_copy, forward_variants, mean_row
 from rdtrain.metrics import Means
-from rdtrain.ranks import keep_quantiles_local, merged, rank_share
+from rdtrain.ranks import gathered, keep_quantiles_local, merged, rank_share
 from rdtrain.run_folder import RunFolder
+from rdtrain.variants import quantizer_terms
 
 _SHOWN = 8  # infer images kept to be looked at
 
@@ -188,7 +189,7 @@ class ImageCompressionRunner(dl.Runner):
         """
         super().on_epoch_start(runner)
         self.is_last_epoch = self.epoch_step >= self.num_epochs
-        self.drop_absorbed = False
+        self.drop_absorbed = self.is_best = False
         self.train_sampler.seek(self.epoch_step)
 
     def _run_epoch(self) -> None:
@@ -211,8 +212,10 @@ class ImageCompressionRunner(dl.Runner):
         with self._prepared_for_loader():
             super()._run_loader()
         self.elapsed_s += time.monotonic() - start
-        values = mean_row(self._rows) if self.is_infer_loader else self.means.compute()
-        self.loader_metrics.update(merged(values, self._samples, self.engine))
+        if self.is_infer_loader:  # not every image has every metric
+            self.loader_metrics.update(mean_row(gathered(self._rows, self.engine)))
+        else:
+            self.loader_metrics.update(merged(self.means.compute(), self._samples, self.engine))
         self._add_times(time.monotonic() - start)
         self.final.update({f"{self.loader_key}/{name}": float(value) for name, value in self.loader_metrics.items()})
         self._refuse_divergence()
@@ -296,7 +299,13 @@ class ImageCompressionRunner(dl.Runner):
         self.batch_metrics.update(named_terms(values))
         self.means.update(self.batch_metrics, len(x))
         if self.stepped:
+            self._compare_quantizers(x, values)
             self._step()
+
+    def _compare_quantizers(self, x: Tensor, noise: dict[str, Tensor]) -> None:
+        every = self.config.ledger.every_n_steps
+        if every is not None and self.steps % every == 0:
+            self.means.update(quantizer_terms(self.criterion, self.net, x, noise), len(x))
 
     def _step(self) -> None:
         parameters = [p for group in self.optimizer["net"].param_groups for p in group["params"] if p.grad is not None]

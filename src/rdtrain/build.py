@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from rdtrain import models
 from rdtrain.callbacks import RunRecord
 from rdtrain.config.schema import Config
-from rdtrain.config.targets import make
+from rdtrain.config.targets import WHOLE_RUN, make
 from rdtrain.data.loaders import make_loaders
 from rdtrain.data.store import ImageStore
 from rdtrain.engine import choose_device, keep_entropy_models_in_float32
@@ -67,7 +67,10 @@ def model(config: Config, state: Mapping[str, Any] | None) -> nn.Module:
     Raises:
         UserError: the model cannot take patches of that size.
     """
-    net = models.make_model(config, config.conv.type == "spectral" if state is None else state["spectral"])
+    if state is None:
+        net = models.make_model(config, config.conv.type == "spectral", config.model.checkpoint)
+    else:
+        net = models.make_model(config, state["spectral"])
     patch, multiple = config.dataset.patch_size, stride(net)
     if patch % multiple:
         fits = max(multiple, patch // multiple * multiple)
@@ -75,8 +78,6 @@ def model(config: Config, state: Mapping[str, Any] | None) -> nn.Module:
             f"dataset.patch_size={patch}: {config.model.name} needs a multiple of {multiple}; "
             f"type dataset.patch_size={fits}"
         )
-    if config.model.checkpoint is not None and state is None:
-        models.load_weights(net, models.read_weights(config.model.checkpoint))
     if config.engine.precision == "bf16":
         keep_entropy_models_in_float32(net)
     if config.engine.channels_last:
@@ -101,7 +102,9 @@ def optimizers(config: Config, net: nn.Module) -> dict[str, Optimizer]:
         "net": [parameter for name, parameter in named if not name.endswith(".quantiles")],
         "aux": [parameter for name, parameter in named if name.endswith(".quantiles")],
     }
-    nodes = {"net": config.optimizer.net, "aux": config.optimizer.aux}
+    net_lr = config.optimizer.net.get("lr")
+    scaled = {} if net_lr is None else {"lr": net_lr * config.optimizer.lr_factor}
+    nodes = {"net": {**config.optimizer.net, **scaled}, "aux": config.optimizer.aux}
     return {key: make(nodes[key], parameters) for key, parameters in split.items() if parameters}
 
 
@@ -117,13 +120,15 @@ def schedulers(config: Config, optimizers: Mapping[str, Optimizer], epoch_steps:
         A scheduler for each optimizer that has one.
     """
     nodes = {"net": config.scheduler.net, "aux": config.scheduler.aux}
+    whole_run = config.engine.num_epochs * (epoch_steps if config.scheduler.interval == "step" else 1)
     made = {}
     for name, optimizer in optimizers.items():
         node = nodes[name]
         if node is not None:
-            if "total_steps" in node and node["total_steps"] is None:
-                node = {**node, "total_steps": epoch_steps * config.engine.num_epochs}
-            made[name] = make(node, optimizer)
+            made[name] = make(
+                {key: whole_run if value is None and key in WHOLE_RUN else value for key, value in node.items()},
+                optimizer,
+            )
     return made
 
 

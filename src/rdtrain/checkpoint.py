@@ -41,6 +41,7 @@ def capture(runner: ImageCompressionRunner) -> dict[str, Any]:
         "switched_at": runner.switched_at,
         "warnings": list(runner.warnings),
         "spectral": runner.is_spectral,
+        "conv": runner.config.conv.model_dump(),
         "model": runner.net.state_dict(),
         "ema": None if runner.ema is None else runner.ema.state_dict(),
         "optimizer": {name: optimizer.state_dict() for name, optimizer in runner.optimizer.items()},

@@ -12,7 +12,9 @@ from rdtrain.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# A run writes into its run folder only: Hydra makes no folder and no log file of its own.
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+# A run writes into its run folder only: Hydra makes no folder and no log file of its own, but for multirun.yaml, its
+# record of a sweep, beside the run folders.
 _QUIET_HYDRA = (
     "hydra.run.dir=.",
     "hydra.sweep.dir=${paths.runs}",
@@ -51,13 +53,21 @@ def main() -> None:
 
     from rdtrain.config.compose import lenient
 
+    failed: list[int] = []
+
     def job(composed_config: DictConfig) -> None:
-        _train(composed_config, overrides)
+        code = _train(composed_config, overrides)
+        if code == _INTERRUPTED:
+            raise SystemExit(code)
+        if code:
+            failed.append(code)  # the other points of a sweep go on
 
     kept = [word for word in sys.argv[1:] if word not in overrides]
     quiet = [setting for setting in _QUIET_HYDRA if not _typed(setting, overrides)]
     sys.argv[1:] = [*kept, *lenient(overrides), *quiet]
     hydra.main("pkg://rdtrain.conf", config_name="train", version_base="1.3")(job)()
+    if failed:
+        raise SystemExit(failed[0])
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -143,7 +153,7 @@ def _typed(setting: str, overrides: Sequence[str]) -> bool:
     return any(text.lstrip("+").split("=", 1)[0] == setting.split("=", 1)[0] for text in overrides)
 
 
-def _train(composed_config: DictConfig, overrides: Sequence[str]) -> None:
+def _train(composed_config: DictConfig, overrides: Sequence[str]) -> int:
     from omegaconf import OmegaConf
 
     from rdtrain.config.check import check
@@ -158,7 +168,8 @@ def _train(composed_config: DictConfig, overrides: Sequence[str]) -> None:
             raise UserError(problems)
         train(config, overrides)
     except UserError as error:
-        raise SystemExit(report(error.problems)) from None
+        return report(error.problems)
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last epoch", file=sys.stderr)
-        raise SystemExit(130) from None
+        return _INTERRUPTED
+    return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -31,7 +30,8 @@ class CompareRuns(Callback):
             RuntimeError: the report could not be written; it has said why.
         """
         from rdtrain.report.cli import main
+        from rdtrain.run_folder import runs_root
 
-        runs = Path(config.paths.runs)
+        runs = runs_root(config.paths.runs)
         if main([str(runs), "--out", str(runs / "comparison")]) != 0:
             raise RuntimeError(f"no comparison of {runs}")

@@ -44,9 +44,7 @@ def make_engine(engine: Engine) -> CPUEngine | GPUEngine:
     """
     if engine.threads is not None:
         torch.set_num_threads(engine.threads)
-    if engine.deterministic:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(engine.deterministic, warn_only=True)
     if not engine.distributed:
         AcceleratorState._reset_state(True)  # a process may run several configurations one after another
     kind = CPUEngine if choose_device(engine.device).type == "cpu" else GPUEngine

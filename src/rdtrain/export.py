@@ -10,7 +10,7 @@ from rdtrain import checkpoint
 from rdtrain.config.schema import Config
 from rdtrain.evaluation import evaluation_copy
 from rdtrain.files import write_tensors
-from rdtrain.models import make_model
+from rdtrain.models import judged_weights, make_model
 
 
 def judged_model(config: Config, path: Path) -> CompressionModel:
@@ -24,11 +24,8 @@ def judged_model(config: Config, path: Path) -> CompressionModel:
         The moving average where there is one, else the trained weights, in the checkpoint's conv form; on the CPU.
     """
     state = checkpoint.read(path)
-    weights = state["model"]
-    if state["ema"] is not None:
-        weights = {key.removeprefix("module."): value for key, value in state["ema"].items() if key != "n_averaged"}
     model = make_model(config, state["spectral"])
-    model.load_state_dict(weights)
+    model.load_state_dict(judged_weights(state))
     return model
 
 

@@ -20,8 +20,9 @@ from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor, nn
 
 from rdtrain.config.nearest import suggestion
-from rdtrain.config.schema import Config
+from rdtrain.config.schema import Config, Conv
 from rdtrain.conv.convert import load_any, to_spectral
+from rdtrain.conv.transform import Transform
 from rdtrain.conv.transforms import make_transform
 from rdtrain.errors import UserError
 
@@ -125,13 +126,27 @@ def complete(config: Config) -> Config:
         config: a checked configuration.
 
     Returns:
-        The same with `hp` and `criterion.lmbda` as numbers.
+        The same with `hp` and `criterion.lmbda` as numbers and with whole paths, so that it means the same anywhere.
     """
     hp = hyperparameters(config.model.name, config.model.quality, config.hp)
     lmbda = config.criterion.lmbda
     if lmbda is None:
         lmbda = PUBLISHED_LMBDA[config.criterion.metric][config.model.quality - 1]
-    return config.model_copy(update={"hp": hp, "criterion": config.criterion.model_copy(update={"lmbda": lmbda})})
+    dataset, model = config.dataset, config.model
+    return config.model_copy(
+        update={
+            "hp": hp,
+            "criterion": config.criterion.model_copy(update={"lmbda": lmbda}),
+            "dataset": dataset.model_copy(
+                update={"root": _whole(dataset.root), "infer_root": _whole(dataset.infer_root)}
+            ),
+            "model": model.model_copy(update={"checkpoint": _whole(model.checkpoint)}),
+        }
+    )
+
+
+def _whole(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().resolve())
 
 
 def build_model(name: str, hp: dict[str, Any], seed: int) -> CompressionModel:
@@ -156,36 +171,58 @@ def build_model(name: str, hp: dict[str, Any], seed: int) -> CompressionModel:
         raise UserError(f"{name} cannot be made with {given}: {error}") from error
 
 
-def make_model(config: Config, spectral: bool) -> CompressionModel:
+def make_model(config: Config, spectral: bool, start_from: str | None = None) -> CompressionModel:
     """Make the model of a run in one of its two conv forms; the initial function does not depend on the form.
 
     Args:
         config: completed.
         spectral: store kernels as `conv.transform` says.
+        start_from: a file with weights; None for freshly drawn ones.
 
     Returns:
         The model on the CPU.
     """
     net = build_model(config.model.name, config.hp, config.seed)
+    if start_from is not None:
+        load_weights(net, *read_weights(start_from))
     if spectral:
         conv = config.conv
-        options = {
-            "dct": {"K": conv.dct.coefficients, "order": conv.dct.order},
-            "attenuated": conv.attenuated.model_dump(),
-        }
-        transform = make_transform(conv.transform, **options.get(conv.transform, {}))
-        to_spectral(net, transform, include=conv.include, exclude=conv.exclude, one_by_one=conv.one_by_one)
+        to_spectral(
+            net,
+            configured_transform(conv),
+            include=conv.include,
+            exclude=conv.exclude,
+            one_by_one=conv.one_by_one,
+            keep_variance=start_from is None,
+        )
     return net
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def configured_transform(conv: Conv) -> Transform:
+    """Make the transform that kernels are stored in.
+
+    Args:
+        conv: `conv.*`.
+
+    Returns:
+        The transform.
+    """
+    options = {
+        "dct": {"K": conv.dct.coefficients, "order": conv.dct.order},
+        "attenuated": conv.attenuated.model_dump(),
+    }
+    return make_transform(conv.transform, **options.get(conv.transform, {}))
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], Transform | None]:
     """Read somebody's weights.
 
     Args:
         path: a checkpoint or export of ours, or one of CompressAI's (`state_dict` of its train.py, or bare).
 
     Returns:
-        The state dict in the file.
+        The state dict in the file, of a checkpoint of ours that which was judged; and the transform of its kernels,
+        None where they are plain or CompressAI's.
 
     Raises:
         UserError: the file holds anything but tensors and plain containers.
@@ -193,28 +230,43 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
-        raise UserError(
-            f"model.checkpoint={path}: not a checkpoint of tensors ({str(error).splitlines()[0]})"
-        ) from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    return content
+        raise UserError(f"model.checkpoint={path}: no checkpoint of tensors ({str(error).splitlines()[0]})") from error
+    if isinstance(content, dict) and "format" in content and "conv" in content:
+        transform = configured_transform(Conv.model_validate(content["conv"])) if content["spectral"] else None
+        return judged_weights(content), transform
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    return content, None
 
 
-def load_weights(model: CompressionModel, weights: dict[str, Tensor]) -> None:
+def judged_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint of ours that were validated.
+
+    Args:
+        state: what `rdtrain.checkpoint.capture` collected.
+
+    Returns:
+        The moving average where there is one, else the trained weights.
+    """
+    if state["ema"] is None:
+        return state["model"]
+    return {key.removeprefix("module."): value for key, value in state["ema"].items() if key != "n_averaged"}
+
+
+def load_weights(model: CompressionModel, weights: dict[str, Tensor], transform: Transform | None = None) -> None:
     """Start from somebody's weights.
 
     Args:
-        model: takes them, whatever form its kernels have.
+        model: with plain kernels.
         weights: kernels plain or spectral, entropy bottleneck keys of either style, probability tables of any size.
+        transform: of spectral kernels that are ours.
 
     Raises:
         UserError: they belong to another model.
     """
     try:
-        load_any(model, load_pretrained(weights))
-    except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
+        load_any(model, load_pretrained(weights), transform)
+    except (UserError, RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(
             f"model.checkpoint: these are not weights of this model (check model.name, hp.N and hp.M): {reason}"

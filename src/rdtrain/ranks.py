@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import cast
 
 import torch
@@ -57,11 +57,28 @@ def keep_quantiles_local(model: nn.Module) -> list[str]:
     return names
 
 
+def gathered(rows: Sequence[Mapping[str, float]], engine: Accelerator) -> list[Mapping[str, float]]:
+    """The rows of all processes.
+
+    Args:
+        rows: one for each image of this process.
+        engine: knows the other processes.
+
+    Returns:
+        One for each image.
+    """
+    if engine.num_processes == 1:
+        return list(rows)
+    parts: list[list[Mapping[str, float]]] = [[]] * engine.num_processes
+    torch.distributed.all_gather_object(parts, list(rows))
+    return [row for part in parts for row in part]
+
+
 def merged(means: Mapping[str, float], samples: int, engine: Accelerator) -> dict[str, float]:
     """Mean over the samples of all processes.
 
     Args:
-        means: of this process; a metric that it did not measure is left out.
+        means: of this process, each over all of its images.
         samples: images that they are over.
         engine: knows the other processes.
 
@@ -72,9 +89,5 @@ def merged(means: Mapping[str, float], samples: int, engine: Accelerator) -> dic
         return dict(means)
     parts: list[tuple[dict[str, float], int]] = [({}, 0)] * engine.num_processes
     torch.distributed.all_gather_object(parts, (dict(means), samples))
-    names = dict.fromkeys(name for part, _ in parts for name in part)
-    result = {}
-    for name in names:
-        having = [(part[name], n) for part, n in parts if name in part]
-        result[name] = sum(value * n for value, n in having) / sum(n for _, n in having)
-    return with_psnr_of_mean_mse(result)
+    total = sum(n for _, n in parts)
+    return with_psnr_of_mean_mse({name: sum(part[name] * n for part, n in parts) / total for name in means})

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from rdtrain.config.schema import Config
+from rdtrain.errors import UserError
 from rdtrain.files import write_json, write_text
 
 _NOT_IN_ID = ("paths", "logger")  # what a run computes does not depend on them
@@ -45,6 +46,18 @@ def slug(config: Config) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
+def runs_root(path: str) -> Path:
+    """The folder in which run folders are made.
+
+    Args:
+        path: `paths.runs`.
+
+    Returns:
+        The whole path.
+    """
+    return Path(path).expanduser().resolve()
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The only place that a run writes to.
@@ -65,7 +78,7 @@ class RunFolder:
         Returns:
             The folder, made or not.
         """
-        return cls(Path(config.paths.runs).expanduser().resolve() / f"{run_id(config)}-{slug(config)}")
+        return cls(runs_root(config.paths.runs) / f"{run_id(config)}-{slug(config)}")
 
     @property
     def id(self) -> str:
@@ -123,7 +136,7 @@ class RunFolder:
         return self.path / "figures"
 
     def make(self, config: Config, overrides: list[str], environment: dict[str, Any]) -> None:
-        """Make the folder and write down what is going to be run.
+        """Make the folder, or go on in it, and write down what is going to be run.
 
         Args:
             config: completed.
@@ -132,9 +145,30 @@ class RunFolder:
         """
         for folder in (self.tensorboard, self.last.parent, self.exported.parent, self.figures):
             folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
-        write_text(self.overrides, "".join(f"{text}\n" for text in overrides))
+        if self.environment.exists():  # a run that continues keeps the record of its beginning
+            begun = json.loads(self.environment.read_text())
+            environment = {**begun, "continued": [*begun.get("continued", []), environment]}
+        else:
+            write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+            write_text(self.overrides, "".join(f"{text}\n" for text in overrides))
         write_json(self.environment, environment)
+
+    def check_data(self, data: dict[str, Any]) -> None:
+        """Refuse to continue a run on other images.
+
+        Args:
+            data: of the images that are there now, by loader.
+
+        Raises:
+            UserError: the run began with others.
+        """
+        begun = json.loads(self.environment.read_text())["data"] if self.environment.exists() else data
+        changed = [loader for loader in data if begun.get(loader) != data[loader]]
+        if changed:
+            raise UserError(
+                f"the {' and '.join(changed)} images are not those that the run in {self.path} began with; "
+                "put them back, or delete that folder to begin anew"
+            )
 
     def read_summary(self) -> dict[str, Any]:
         """What the summary says.

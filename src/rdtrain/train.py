@@ -34,6 +34,7 @@ def train(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
         raise UserError(problems)
     config = complete(config)
     folder = RunFolder.of(config)
+    folder.check_data(inventory.describe())
     if folder.read_summary().get("status") == "finished":
         print(f"already finished: {folder.path} (delete it to run it again)")
         return folder

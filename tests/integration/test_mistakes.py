@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from rdtrain.cli import main
 
@@ -23,6 +24,14 @@ from rdtrain.cli import main
         (["dataset=image_folder", "dataset.root=/nowhere"], ["is not a folder"]),
         (["model.checkpoint=/nowhere.pth"], ["there is no such file"]),
         (["dataset.patch_size=100", "dataset.small_images=pad"], ["dataset.patch_size=100", "multiple of 16"]),
+        (["runner.monitor=valid/los/forward"], ["no such metric; did you mean valid/"]),
+        (["scheduler.net.mode=max"], ["the monitored value is to fall"]),
+        (["conv.switch.at=3"], ["conv.switch.trigger=epoch and conv.switch.at=N belong together"]),
+        (["~callbacks.switch"], ["without its callback the switch never comes"]),
+        (["optimizer.net._target_=torch.optim.Adagrad"], ["Adagrad remembers sum", "conv.switch.moments=reset"]),
+        (["optimizer=sgd", "conv.switch.moments=shadow"], ["which SGD lacks"]),
+        (["engine=ddp"], ["engine=ddp needs torchrun"]),
+        (["seed=5000000000"], ["seed=5000000000: should be less than"]),
         (["engine.device=cuda"], ["torch sees no cuda device"]),
     ],
 )
@@ -34,6 +43,7 @@ def test_a_mistake_is_told_before_anything_is_created(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["rdtrain", "hp.N=4", "hp.M=6", *words])
     with pytest.raises(SystemExit) as stop:
         main()

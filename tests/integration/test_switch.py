@@ -115,7 +115,7 @@ def test_a_run_without_a_plateau_says_so_and_exports_plain(configure: Configure)
 
 
 def test_early_stopping_waits_for_the_switch_and_starts_anew(configure: Configure) -> None:
-    # Alone it would stop after epoch 2; the switch comes after epoch 3, and two epochs later it stops.
+    # Alone it would stop after epoch 2; the switch comes after epoch 3, which is the first of a fresh count.
     options = ("engine.num_epochs=9", "callbacks.early_stopping.patience=0", "callbacks.early_stopping.threshold=0.99")
     folder = train(configure(*PLATEAU, *options))
     assert _summary(folder)["epochs"] == 4
@@ -167,10 +167,20 @@ def test_the_switch_works_with(option: str, configure: Configure) -> None:
 def test_a_compiled_model_is_compiled_once_more_at_the_switch(configure: Configure) -> None:
     from torch._dynamo.utils import counters
 
+    graphs = []
+
+    class Count(dl.Callback):
+        def on_epoch_end(self, runner: dl.IRunner) -> None:
+            graphs.append(counters["stats"]["unique_graphs"])
+
     counters.clear()
-    at = ("engine.compile=true", "conv.switch.trigger=epoch", "conv.switch.at=1", "engine.num_epochs=3")
-    folder = train(configure(*at, "infer.every_n_epochs=9", "logger.tensorboard=null"))
-    assert _column(folder, "conv/spectral") == [1, 0, 0]
-    plain = train(configure(*at, "engine.compile=false", "infer.every_n_epochs=9", "logger.tensorboard=null"))
-    compiled, eager = (_column(one, "loss/forward/unclamped", "valid") for one in (folder, plain))
-    assert compiled == pytest.approx(eager, rel=0.05)
+    at = ("conv.switch.trigger=epoch", "conv.switch.at=2", "engine.num_epochs=4", "infer.every_n_epochs=9")
+    with pytest.MonkeyPatch.context() as patch:
+        callbacks = build.callbacks
+        patch.setattr(build, "callbacks", lambda config: {**callbacks(config), "count": Count(order=99)})
+        folder = train(configure(*at, "engine.compile=true", "ledger.every_n_steps=null"))
+    assert _column(folder, "conv/spectral") == [1, 1, 0, 0]
+    assert 0 < graphs[0] == graphs[1] < graphs[2] == graphs[3] <= 2 * graphs[0]
+    eager = train(configure(*at, "engine.compile=false", "ledger.every_n_steps=null"))
+    losses = [_column(one, "loss/forward/unclamped", "valid") for one in (folder, eager)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import compressai
+import numpy as np
 import pytest
 import torch
 from catalyst import dl
 from compressai.losses import RateDistortionLoss as PeerLoss
 from compressai.models import FactorizedPrior
 from compressai.optimizers import net_aux_optimizer
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rdtrain import build, checkpoint
@@ -256,6 +259,7 @@ def test_a_finished_run_is_not_repeated(
 
 def test_early_stopping_infers_in_its_last_epoch(configure: Configure) -> None:
     config = configure(
+        "conv=plain",
         "engine.num_epochs=9",
         "infer.every_n_epochs=100",
         "optimizer.net.lr=1e-9",
@@ -317,9 +321,54 @@ def test_a_name_is_a_hash_of_what_is_computed(configure: Configure, tmp_path: Pa
     assert one.path.name == f"{one.id}-bmshj2018-factorized-rfft-lmbda0.0067-seed1"
 
 
-def test_a_diverged_run_says_so_and_keeps_its_last_good_epoch(configure: Configure) -> None:
-    config = configure("engine.num_epochs=30", "optimizer.net.lr=100", "engine.clip_grad_norm=null")
-    with pytest.raises(UserError, match=r"the run has diverged; try optimizer.net.lr=10 "):
+def test_a_diverged_run_says_so_and_keeps_its_last_good_epoch(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Poison(dl.Callback):
+        def on_epoch_start(self, runner: dl.IRunner) -> None:
+            if runner.epoch_step == 2:
+                runner.net.g_a[0].bias.data[0] = math.nan
+
+    callbacks = build.callbacks
+    monkeypatch.setattr(build, "callbacks", lambda config: {**callbacks(config), "poison": Poison(order=1)})
+    config = configure("engine.num_epochs=3")
+    with pytest.raises(
+        UserError, match=r"the train loss of epoch 2 is nan: the run has diverged; try optimizer.net.lr"
+    ):
         train(config)
     folder = RunFolder.of(complete(config))
     assert json.loads(folder.summary.read_text())["status"] == "failed"
+    state = checkpoint.read(folder.last)
+    assert state["epoch"] == 1
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_a_run_does_not_continue_on_other_images(configure: Configure, tmp_path: Path) -> None:
+    def pictures(seed: int) -> None:
+        for part in ("train", "valid"):
+            (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(seed).integers(0, 256, (64, 64 + seed, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / part / "a.png")
+
+    config = configure("dataset=image_folder", f"dataset.root={tmp_path / 'data'}")
+    pictures(1)
+    folder = train(config)
+    pictures(2)
+    with pytest.raises(UserError, match="the train and valid and infer images are not those that the run"):
+        train(config)
+    assert json.loads(folder.environment.read_text())["data"]["train"]["images"] == 1
+
+
+@pytest.mark.parametrize("source", ["plain", "rfft", "rdft", "attenuated"])
+@pytest.mark.parametrize("target", ["plain", "rfft", "attenuated"])
+def test_a_run_starts_from_a_checkpoint_of_any_form(configure: Configure, source: str, target: str) -> None:
+    def form(name: str) -> tuple[str, ...]:
+        return ("conv=plain",) if name == "plain" else (f"conv.transform={name}", "conv.switch.trigger=never")
+
+    short = ("engine.num_epochs=1", "engine.epoch_steps=1", "infer.every_n_epochs=9", "engine.ema_decay=0.5")
+    first = train(configure(*short, *form(source)))
+    net = build.model(complete(configure(*form(target), f"model.checkpoint={first.last}")), None)
+    exported = torch.load(first.exported, weights_only=True)
+    assert isinstance(net.g_a[0].weight, torch.Tensor)
+    torch.testing.assert_close(net.g_a[0].weight.detach(), exported["g_a.0.weight"], rtol=1e-5, atol=1e-6)
+    assert torch.equal(net.g_a[0].bias, exported["g_a.0.bias"])

@@ -113,14 +113,14 @@ def test_weights_of_either_style_and_tables_of_any_size(style: str, tmp_path: Pa
     }[style]
     torch.save(content, tmp_path / "a.pth")
     fresh = build_model("bmshj2018-hyperprior", {"N": 4, "M": 6}, 2)
-    load_weights(fresh, read_weights(tmp_path / "a.pth"))
+    load_weights(fresh, *read_weights(tmp_path / "a.pth"))
     for name, value in trained.named_parameters():
         assert torch.equal(value, dict(fresh.named_parameters())[name]), name
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(UserError, match="not a checkpoint of tensors"):
+    with pytest.raises(UserError, match="no checkpoint of tensors"):
         read_weights(tmp_path / "text.pth")
     other = build_model("bmshj2018-factorized", {"N": 5, "M": 6}, 1).state_dict()
     with pytest.raises(UserError, match="these are not weights of this model"):

@@ -122,6 +122,9 @@ def test_groups_added_later_have_the_common_minimum() -> None:
     assert would_drop(scheduler, 1.0)
     scheduler.step(1.0)
     assert lr_of(scheduler) == [0.1, 0.1]
+    at_minimum = scheduler_of(min_lr=0.1)
+    at_minimum.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.1})
+    assert not would_lower(at_minimum)
 
 
 @pytest.mark.parametrize("patience", [0, 1, 5, 10])

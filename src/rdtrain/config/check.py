@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from rdtrain.config.nearest import known_keys, suggestion
 from rdtrain.config.schema import Config
+from rdtrain.metrics import METRICS
 
 
 def check(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
@@ -64,22 +65,7 @@ def cross_check(config: Config) -> list[str]:
     Returns:
         One sentence for every mistake.
     """
-    problems = []
-    switch = config.conv.switch
-    plateau = config.scheduler.net is not None and str(config.scheduler.net.get("_target_")).endswith(
-        "ReduceLROnPlateau"
-    )
-    if plateau and config.scheduler.interval != "epoch":
-        problems.append("scheduler.interval=step: ReduceLROnPlateau steps once an epoch; type scheduler.interval=epoch")
-    if config.conv.type == "spectral" and switch.trigger == "plateau" and not plateau:
-        problems.append(
-            "conv.switch.trigger=plateau needs scheduler.net to be ReduceLROnPlateau: type scheduler=plateau, "
-            "or conv.switch.trigger=epoch conv.switch.at=N, or conv.switch.trigger=never"
-        )
-    if config.conv.type == "spectral" and switch.trigger == "plateau" and plateau:
-        problems += _switch_problems(config)
-    if switch.trigger == "epoch" and switch.at is None:
-        problems.append("conv.switch.trigger=epoch needs an epoch: type conv.switch.at=N")
+    problems = [*_scheduler_problems(config), *_monitor_problems(config), *_switch_problems(config)]
     if config.criterion.metric == "ms-ssim" and config.dataset.patch_size <= 160:
         problems.append(
             f"dataset.patch_size={config.dataset.patch_size}: MS-SSIM with its five scales needs a side above 160; "
@@ -90,17 +76,62 @@ def cross_check(config: Config) -> list[str]:
     return problems
 
 
-def _switch_problems(config: Config) -> list[str]:
+def _scheduler_problems(config: Config) -> list[str]:
     problems = []
-    scheduler, lr = config.scheduler.net or {}, config.optimizer.net.get("lr")
+    for name, node in (("net", config.scheduler.net), ("aux", config.scheduler.aux)):
+        if not _is(node, "ReduceLROnPlateau"):
+            continue
+        if config.scheduler.interval != "epoch":
+            problems.append(f"scheduler.{name}: ReduceLROnPlateau steps once an epoch; type scheduler.interval=epoch")
+        if node is not None and node.get("mode", "min") != "min":
+            problems.append(f"scheduler.{name}.mode={node['mode']}: the monitored value is to fall; type mode=min")
+    return problems
+
+
+def _monitor_problems(config: Config) -> list[str]:
+    loader, _, name = config.runner.monitor.partition("/")
+    known = [f"{where}/{metric.name}" for metric in METRICS.values() for where in metric.loaders]
+    if f"{loader}/{name}" not in known:
+        return [f"runner.monitor={config.runner.monitor}: no such metric; {suggestion(config.runner.monitor, known)}"]
+    if loader == "infer" and config.infer.every_n_epochs != 1:
+        return [f"runner.monitor={config.runner.monitor} is needed after every epoch: type infer.every_n_epochs=1"]
+    return []
+
+
+def _switch_problems(config: Config) -> list[str]:
+    switch, scheduler = config.conv.switch, config.scheduler.net or {}
+    if (switch.trigger == "epoch") != (switch.at is not None):
+        return ["conv.switch.trigger=epoch and conv.switch.at=N belong together: type both or neither"]
+    if switch.lead and switch.trigger != "plateau":
+        return [f"conv.switch.lead={switch.lead} goes with conv.switch.trigger=plateau only"]
+    if config.conv.type == "plain" or switch.trigger == "never":
+        return []
+    if not any(_is(node, "SpectralSwitch") for node in config.callbacks.values()):
+        return ["without its callback the switch never comes: type conv.switch.trigger=never"]
+    if switch.trigger == "epoch":
+        return []
+    if not _is(scheduler, "ReduceLROnPlateau"):
+        return [
+            "conv.switch.trigger=plateau needs scheduler.net to be ReduceLROnPlateau: type scheduler=plateau, "
+            "or conv.switch.trigger=epoch conv.switch.at=N, or conv.switch.trigger=never"
+        ]
+    if not any(_is(node, "SchedulerStep") for node in config.callbacks.values()):
+        return ["without callbacks.scheduler no plateau is ever counted: type conv.switch.trigger=never"]
+    return _plateau_problems(scheduler, switch.lead, config.optimizer.net.get("lr"))
+
+
+def _plateau_problems(scheduler: dict[str, Any], lead: int, lr: Any) -> list[str]:
+    problems = []
     patience, floor = scheduler.get("patience"), scheduler.get("min_lr")
-    if isinstance(patience, int) and config.conv.switch.lead > patience:
-        problems.append(
-            f"conv.switch.lead={config.conv.switch.lead}: should be at most scheduler.net.patience={patience}"
-        )
+    if isinstance(patience, int) and lead > patience:
+        problems.append(f"conv.switch.lead={lead}: should be at most scheduler.net.patience={patience}")
     if isinstance(floor, int | float) and isinstance(lr, int | float) and lr <= floor:
         problems.append(
             f"scheduler.net.min_lr={floor}: the rate {lr} cannot drop, so the convs would never become plain; "
             "type conv.switch.trigger=epoch conv.switch.at=N or conv.switch.trigger=never"
         )
     return problems
+
+
+def _is(node: dict[str, Any] | None, name: str) -> bool:
+    return node is not None and str(node.get("_target_")).rsplit(".", 1)[-1] == name

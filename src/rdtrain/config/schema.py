@@ -93,6 +93,7 @@ class Optimizer(Section):
 
     net: Target
     aux: Target
+    lr_factor: Positive
 
 
 class Scheduler(Section):
@@ -149,6 +150,12 @@ class Infer(Section):
     max_images: Count | None
 
 
+class Ledger(Section):
+    """`ledger.*`."""
+
+    every_n_steps: Count | None
+
+
 class Runner(Section):
     """`runner.*`."""
 
@@ -186,7 +193,8 @@ class Config(Section):
     callbacks: dict[str, Target | None]
     logger: dict[str, Target | None]
     paths: Paths
-    seed: Natural
+    seed: Annotated[int, _Number, Field(ge=0, le=2**31)]
+    ledger: Ledger
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain containers, in the keys that a user types.

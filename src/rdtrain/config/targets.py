@@ -11,6 +11,8 @@ from hydra.utils import get_class, instantiate
 
 from rdtrain.config.nearest import suggestion
 
+WHOLE_RUN = ("total_steps", "T_max")  # lengths of schedulers that stand for the whole run where they are null
+
 
 def make(node: dict[str, Any], *args: Any) -> Any:
     """Make the object that a node describes.
@@ -72,9 +74,7 @@ def optimization_problems(optimizer: dict[str, Any], scheduler: dict[str, Any]) 
         if found or scheduler.get(name) is None:
             continue
         made = make(node, [torch.nn.Parameter(torch.zeros(1))])
-        filled = {
-            key: 100 if key == "total_steps" and value is None else value for key, value in scheduler[name].items()
-        }
+        filled = {key: 100 if value is None and key in WHOLE_RUN else value for key, value in scheduler[name].items()}
         problems += target_problems(f"scheduler.{name}", filled, made)
     return problems
 

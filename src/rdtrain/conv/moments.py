@@ -31,6 +31,22 @@ _SQUARED = ("exp_avg_sq", "max_exp_avg_sq")
 
 
 @torch.no_grad()
+def unknown_state(state: Mapping[str, Any]) -> list[str]:
+    """What an optimizer remembers of a parameter and has no known form for the weight.
+
+    Args:
+        state: `optimizer.state[parameter]` after a step.
+
+    Returns:
+        names; `weight_state` refuses them.
+    """
+    return [key for key, value in state.items() if _is_averaged(value) and key not in (*_LINEAR, *_SQUARED)]
+
+
+def _is_averaged(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
 def weight_state(
     layer: SpectralConv, state: Mapping[str, Any], moments: Moments, shadow: ShadowMoments | None = None
 ) -> dict[str, Any]:
@@ -58,7 +74,7 @@ def weight_state(
 
 def _moved(layer: SpectralConv, key: str, value: Any) -> Any:
     transform, geometry = layer.transform, (layer.kernel_size, layer.out_axis)
-    if not isinstance(value, Tensor) or value.dim() == 0:
+    if not _is_averaged(value):
         return value
     if key in _LINEAR:
         return transform.gradient_to_weight(value, *geometry)
@@ -121,7 +137,9 @@ def update_norm(model: nn.Module, optimizer: Optimizer, names: Iterable[str] | N
     for name in spectral_layers(model) if names is None else names:
         layer = modules[name]
         stored = layer.weight_transformed if isinstance(layer, SpectralConv) else layer.weight
-        state, group = optimizer.state.get(stored, {}), groups[id(stored)]
+        state, group = optimizer.state.get(stored, {}), groups.get(id(stored))
+        if group is None:
+            continue  # a frozen convolution
         if "betas" not in group:
             return None
         if not state:

@@ -100,9 +100,9 @@ def make_stores(inventory: Inventory, dataset: Dataset) -> dict[str, ImageStore]
         if loader == "infer" and images == inventory.images["valid"]:
             stores[loader] = stores["valid"]
             continue
-        stores[loader] = ImageStore(
-            images, cache_bytes=left, on_bad_image=dataset.on_bad_image, max_pixels=dataset.max_pixels
-        )
+        # A stand-in would falsify the means of valid and infer.
+        on_bad_image = dataset.on_bad_image if loader == "train" else "error"
+        stores[loader] = ImageStore(images, left, on_bad_image=on_bad_image, max_pixels=dataset.max_pixels)
         left = max(0, left - sum(3 * image.height * image.width for image in images))
     return stores
 

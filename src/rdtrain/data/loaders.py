@@ -105,7 +105,9 @@ def explain_loader_error(error: BaseException, stores: Iterable[ImageStore]) -> 
     # torch turns a worker's exception into one with this text, and a worker's death into a RuntimeError of its own.
     if isinstance(error, BadImage) or "Caught BadImage in DataLoader worker" in str(error):
         bad = [str(image) for store in stores for image in store.bad_images()] or [str(error)]
-        return UserError(["an image proved bad while the run read it; type dataset.on_bad_image=skip:", *bad])
+        return UserError(
+            ["an image proved bad while the run read it; remove it (for train also: dataset.on_bad_image=skip):", *bad]
+        )
     if not isinstance(error, RuntimeError) or "DataLoader worker (pid" not in str(error):
         return None
     reading = [str(path) for store in stores for path in store.in_flight()][:_NAMED]

@@ -1,0 +1,133 @@
+"""The process that decodes: `python -m rdtrain.eval.decoder_process ORDER < FILE`, started by `rdtrain.eval.decode`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import resource
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rdtrain import bitstream
+from rdtrain.errors import UserError
+from rdtrain.eval.decode import Decoded, Order
+from rdtrain.quiet import silence_libraries
+
+silence_libraries()
+
+import torch  # noqa: E402  its warnings are silenced first
+import torch.nn.functional as F  # noqa: E402
+
+from rdtrain.eval import device as devices  # noqa: E402
+from rdtrain.eval.evaluate import pixels_hash  # noqa: E402
+from rdtrain.eval.models import Subject, identity, load_subject  # noqa: E402
+from rdtrain.eval.results import write_png  # noqa: E402
+from rdtrain.metrics import to_8bit  # noqa: E402
+
+_CUDA_ADDRESSES = 2**37  # CUDA reserves addresses far beyond the memory that it uses
+
+
+def limit(seconds: float, threads: int, memory_mb: int | None, cuda: bool) -> None:
+    """Let the kernel stop this process if it takes too much.
+
+    Args:
+        seconds: that it may compute, by thread.
+        threads: how many.
+        memory_mb: address space that it may take on top of what it has; None for what the machine has free.
+        cuda: leave room for addresses that CUDA reserves.
+    """
+    spent = math.ceil(seconds * max(1, threads) + sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
+    resource.setrlimit(resource.RLIMIT_CPU, (spent, spent))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):  # these files are Linux's
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        free = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())["MemAvailable"]
+        more = int(free.split()[0]) * 1024 if memory_mb is None else memory_mb * 2**20
+        total = taken + more + (_CUDA_ADDRESSES if cuda else 0)
+        resource.setrlimit(resource.RLIMIT_AS, (total, total))
+
+
+def refuse_other_model(stream: bitstream.Bitstream, subject: Subject) -> None:
+    """Compare what the file says with the model at hand.
+
+    Args:
+        stream: the file.
+        subject: the model.
+
+    Raises:
+        UserError: they differ.
+    """
+    known = identity(subject.model)
+    if stream.model != subject.name or stream.weights != known.weights:
+        raise UserError(
+            f"written by another model ({stream.model}, weights {stream.weights}) than {subject.source} "
+            f"({subject.name}, weights {known.weights}); name the model that wrote it"
+        )
+    if stream.tables != known.tables:
+        raise UserError(
+            f"this machine computes other probability tables for the same weights than {stream.writer}, "
+            "so the strings cannot be decoded here"
+        )
+
+
+@torch.no_grad()
+def decompress(model: Any, stream: bitstream.Bitstream) -> torch.Tensor:
+    """Decode.
+
+    Args:
+        model: that wrote the strings, on its device.
+        stream: checked.
+
+    Returns:
+        uint8 (3, H, W) on the CPU.
+
+    Raises:
+        UserError: the model cannot make an image of that size from these strings.
+    """
+    try:
+        x_hat = model.decompress(stream.strings, stream.shape)["x_hat"]
+    except Exception as error:  # strings and shape may be anybody's
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"the model cannot decode these strings ({reason[:200]})") from error
+    if tuple(x_hat.shape) != (1, 3, *stream.padded):
+        raise UserError(f"the strings make an image of shape {tuple(x_hat.shape)}, the header says {stream.padded}")
+    cropped = F.pad(x_hat, [-side for side in stream.padding])
+    return to_8bit(cropped[0]).mul_(255).round_().to("cpu", torch.uint8)
+
+
+def main(argument: str, data: bytes) -> int:
+    """Do what was ordered.
+
+    Args:
+        argument: an `Order` as JSON.
+        data: content of the bitstream file.
+
+    Returns:
+        The exit code: 0 with a `Decoded` as JSON on stdout, or 2 with sentences for the user on stderr.
+    """
+    order = Order(**json.loads(argument))
+    try:
+        stream = bitstream.unpack(data)
+        device = devices.choose(order.device, order.threads)
+        subject = load_subject(Path(order.source), order.model)
+        refuse_other_model(stream, subject)
+        model = subject.model.to(device)
+        limit(order.seconds, order.threads, order.memory_mb, device.type == "cuda")
+        image = decompress(model, stream)
+        if order.out is not None:
+            write_png(Path(order.out), image.numpy())
+    except UserError as error:
+        print("\n".join(error.problems), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{error.filename or order.out}: {error.strerror}", file=sys.stderr)
+        return 2
+    print(json.dumps(asdict(Decoded(pixels_hash(image) == stream.pixels, stream.writer, devices.describe(device)))))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1], sys.stdin.buffer.read()))

@@ -1,0 +1,178 @@
+"""One model on one test set: the ledger of every image, the means, and what was asked for beside them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from rdtrain import bitstream, environment
+from rdtrain.errors import UserError
+from rdtrain.eval import device as devices
+from rdtrain.eval.complexity import COUNTED, macs_per_pixel, parameters
+from rdtrain.eval.images import TestImage, read_image
+from rdtrain.eval.models import Identity, Subject, identity
+from rdtrain.eval.results import result, write_png, write_results
+from rdtrain.evaluation import ImageRow, evaluate_image, mean_row, padding, stride
+from rdtrain.files import write_atomically
+from rdtrain.losses import RateDistortionLoss
+from rdtrain.probes import LatentOverflow
+
+_UNKNOWN = RateDistortionLoss(1.0)  # stands in where no lambda is known; its losses are left out
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose.
+
+    Args:
+        dataset: name of the test set, for the results.
+        mode: of the ledger, `shared` or `full`.
+        reconstructions: write PNG files.
+        bitstreams: write bitstream files.
+    """
+
+    dataset: str
+    mode: str
+    reconstructions: bool
+    bitstreams: bool
+
+
+def default_target(subject: Subject, dataset: str, out: Path | None) -> Path:
+    """Choose the result's file.
+
+    Args:
+        subject: the model.
+        dataset: name of the test set.
+        out: folder that the user named.
+
+    Returns:
+        In the run's folder `eval-<dataset>.json`, with the checkpoint's name if it is not the default one; elsewhere
+        the model's name stands first.
+    """
+    other = "" if subject.is_default or subject.run is None else f"-{subject.source.stem}"
+    if subject.run is not None and out is None:
+        return subject.run.path / f"eval-{dataset}{other}.json"
+    label = subject.source.stem if subject.run is None else subject.run.path.name
+    return (out or Path()) / f"{label}-eval-{dataset}{other}.json"
+
+
+def evaluate(
+    subject: Subject, images: Sequence[TestImage], options: Options, device: torch.device, target: Path
+) -> dict[str, float]:
+    """Evaluate and write the files.
+
+    Args:
+        subject: the model.
+        images: the test set.
+        options: what the user chose.
+        device: that computes.
+        target: the result's file; folders beside it have its name.
+
+    Returns:
+        The means by ledger name.
+    """
+    known = identity(subject.model)
+    model = subject.model.to(device)
+    macs = macs_per_pixel(model)  # also wakes the device up before anything is timed
+    rows = []
+    for image in tqdm(images, subject.source.name, unit="image", disable=not sys.stderr.isatty()):
+        row = _ledger(subject, model, image, options.mode, device)
+        if options.reconstructions:
+            write_png(target.with_suffix("") / "reconstructions" / f"{image.stem}.png", row.image.numpy())
+        if options.bitstreams:
+            path = target.with_suffix("") / "bitstreams" / f"{image.stem}{bitstream.SUFFIX}"
+            write_stream(path, as_stream(subject, known, row, device))
+        rows.append(ImageRow(row.metrics, torch.empty(0)))  # pictures and strings of many images need not be kept
+    mean = mean_row(rows)
+    criterion = subject.criterion
+    meta = _meta(subject, known, options, device, len(rows)) | {"macs_per_pixel": macs, "macs_counted": COUNTED}
+    content = result(subject.name, mean, None if criterion is None else criterion.lmbda, meta)
+    write_results(target, content, [image.name for image in images], [row.metrics for row in rows])
+    return mean
+
+
+def write_stream(path: Path, stream: bitstream.Bitstream) -> None:
+    """Write a bitstream file.
+
+    Args:
+        path: the file; its folder is made.
+        stream: its content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write(bitstream.pack(stream)))
+
+
+def _ledger(subject: Subject, model: Any, image: TestImage, mode: str, device: torch.device) -> ImageRow:
+    try:
+        row = evaluate_image(model, read_image(image, device), subject.criterion or _UNKNOWN, mode)
+    except LatentOverflow as error:
+        raise UserError(f"{subject.source}, {image.name}: {error}") from error
+    if subject.criterion is not None:
+        return row
+    metrics = {name: value for name, value in row.metrics.items() if not name.startswith("loss/")}
+    return ImageRow(metrics, row.image, row.strings, row.shape)
+
+
+def as_stream(subject: Subject, known: Identity, row: ImageRow, device: torch.device) -> bitstream.Bitstream:
+    """Put what was coded into the form of a file.
+
+    Args:
+        subject: the model.
+        known: its identity.
+        row: with strings.
+        device: that coded.
+
+    Returns:
+        The content of a bitstream file.
+    """
+    height, width = row.image.shape[-2:]
+    return bitstream.Bitstream(
+        model=subject.name,
+        weights=known.weights,
+        tables=known.tables,
+        height=height,
+        width=width,
+        padding=padding(height, width, stride(subject.model)),
+        shape=row.shape,
+        strings=row.strings,
+        pixels=pixels_hash(row.image),
+        writer=devices.describe(device),
+    )
+
+
+def pixels_hash(image: torch.Tensor) -> str:
+    """Hash a reconstruction.
+
+    Args:
+        image: uint8, (3, H, W), on the CPU.
+
+    Returns:
+        sha256 of its bytes in that order.
+    """
+    return sha256(image.contiguous().numpy().data).hexdigest()
+
+
+def _meta(subject: Subject, known: Identity, options: Options, device: torch.device, n_images: int) -> dict[str, Any]:
+    criterion, run = subject.criterion, subject.run
+    described = environment.describe(device, 0, {})
+    return {
+        "dataset": options.dataset,
+        "run_id": None if run is None else run.id,
+        "opt_metric": None if criterion is None else criterion.metric,
+        "checkpoint": str(subject.source),
+        "weights_id": known.weights,
+        "n_images": n_images,
+        "mode": options.mode,
+        "device": devices.describe(device),
+        "device_name": described["device_name"],
+        "packages": described["packages"],
+        "git": described["git"],
+        "parameters": parameters(subject.model),
+    }

@@ -1,0 +1,98 @@
+"""The images of an evaluation, found and checked before the first is coded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rdtrain.data.decode import MAX_PIXELS, BadImage, decode_image
+from rdtrain.data.scan import scan
+from rdtrain.data.sources import find_images
+from rdtrain.data.splits import LayoutError, list_images
+from rdtrain.errors import UserError
+
+_FOLDER = "image_folder"
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """One image of a test set.
+
+    Args:
+        path: the file.
+        name: relative to the test set's folder, with `/`; what the table shows.
+        stem: `name` without its ending where that is enough to tell images apart; files made from it are named so.
+    """
+
+    __test__ = False  # pytest takes it for tests
+
+    path: Path
+    name: str
+    stem: str
+
+
+def find_test_images(dataset: str, root: Path | None, most: int | None) -> list[TestImage]:
+    """Find the images.
+
+    Args:
+        dataset: a name that `dataset.name` accepts; of `image_folder` all images are taken, of others those for infer.
+        root: the data set's folder.
+        most: take only so many, in order of their names.
+
+    Returns:
+        The images; their headers have been read, so each is an image.
+
+    Raises:
+        UserError: there is no such data set or folder, or a file is no image.
+    """
+    paths = _all_in(root) if dataset == _FOLDER and root is not None else _named(dataset, root)
+    chosen = sorted(paths)[:most]
+    scan(chosen)
+    names = [_relative(path, root) for path in chosen]
+    stems = Counter(Path(name).with_suffix("") for name in names)
+    unique = [stem if stems[stem := Path(name).with_suffix("")] == 1 else Path(name) for name in names]
+    return [TestImage(*found) for found in zip(chosen, names, map(Path.as_posix, unique), strict=True)]
+
+
+def read_image(image: TestImage, device: torch.device) -> Tensor:
+    """Decode an image.
+
+    Args:
+        image: the file.
+        device: where the tensor goes.
+
+    Returns:
+        The image in [0, 1], (1, 3, H, W), float32.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    try:
+        pixels = torch.from_numpy(decode_image(image.path, max_pixels=MAX_PIXELS))
+    except BadImage as error:
+        raise UserError(str(error)) from error
+    return pixels.permute(2, 0, 1)[None].to(device, torch.float32).div_(255).contiguous()
+
+
+def _all_in(root: Path) -> tuple[Path, ...]:
+    try:
+        images = list_images(root.expanduser()) if root.expanduser().is_dir() else ()
+    except LayoutError as error:
+        raise UserError(f"--root {root} {error}") from error
+    if not images:
+        raise UserError(f"--root {root} holds no image files; type --root FOLDER")
+    return images
+
+
+def _named(dataset: str, root: Path | None) -> tuple[Path, ...]:
+    keys = ("--dataset", "--root")
+    return find_images(dataset, root, keys, split_seed=0, valid_percent=0, infer_percent=0).infer
+
+
+def _relative(path: Path, root: Path | None) -> str:
+    folder = None if root is None else root.expanduser()
+    return path.relative_to(folder).as_posix() if folder is not None and path.is_relative_to(folder) else path.name
