@@ -60,12 +60,10 @@ def main() -> None:
             seconds[form].append((time.perf_counter() - start) / chosen.steps)
     plain, spectral = (times[1:] for times in seconds.values())  # the first round warms up
     ratios = sorted(b / a for a, b in zip(plain, spectral, strict=True))
-    print(
-        f"plain {1000 * statistics.median(plain):.1f} ms, {chosen.transform} {1000 * statistics.median(spectral):.1f} ms a step"
-    )
-    print(
-        f"ratio {statistics.median(ratios):.3f} (quartiles {ratios[len(ratios) // 4]:.3f} to {ratios[3 * len(ratios) // 4]:.3f})"
-    )
+    medians = [1000 * statistics.median(times) for times in (plain, spectral)]
+    low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
+    print(f"plain {medians[0]:.1f} ms, {chosen.transform} {medians[1]:.1f} ms a step")
+    print(f"ratio {statistics.median(ratios):.3f} (quartiles {low:.3f} to {high:.3f})")
 
 
 if __name__ == "__main__":
