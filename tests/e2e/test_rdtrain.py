@@ -88,7 +88,7 @@ def test_ctrl_c_is_told_and_the_same_command_continues(tmp_path: Path) -> None:
     words = [str(COMMAND), *SMALL, "engine.num_epochs=3", "engine.epoch_steps=20"]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    while not process.stdout.readline().startswith("epoch 1/3"):
+    while not process.stdout.readline().startswith("epoch 2/3"):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -36,8 +37,7 @@ def composed(
     parsed, problems = _parse(overrides)
     if config_dir is not None and not Path(config_dir).is_dir():
         return None, [*problems, f"--config-dir {config_dir}: there is no such folder"]
-    with initialize_config_module("rdtrain.conf", version_base="1.3"):
-        search = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
+    with _search(config_name, config_dir) as search:
         good = []
         for override in parsed:
             problem = _group_problem(override)
@@ -71,6 +71,18 @@ def points(overrides: Sequence[str]) -> list[list[str]]:
     first = [values[0] for values in choices]
     others = [[*first[:i], value, *first[i + 1 :]] for i, values in enumerate(choices) for value in values[1:]]
     return [first, *others]
+
+
+@contextmanager
+def _search(config_name: str, config_dir: str | None) -> Iterator[list[str]]:
+    # Both places to look in, the one with the root configuration first: Hydra's compose finds a root nowhere else.
+    folder = None if config_dir is None else Path(config_dir).resolve()
+    if folder is not None and (folder / f"{config_name}.yaml").is_file():
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            yield ["hydra.searchpath=[pkg://rdtrain.conf]"]
+    else:
+        with initialize_config_module("rdtrain.conf", version_base="1.3"):
+            yield [] if folder is None else [f"hydra.searchpath=[file://{folder}]"]
 
 
 def lenient(overrides: Sequence[str]) -> list[str]:
