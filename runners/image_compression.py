@@ -275,7 +275,9 @@ class ImageCompressionRunner(dl.Runner):
 
     def _infer(self, x: Tensor, batch: dict[str, Tensor]) -> None:
         row = evaluate_image(self._evaluated, x, self.criterion)
-        self._rows.append(replace(row, strings=None))  # many images' strings need not be kept
+        self._rows.append(
+            replace(row, image=torch.empty(0), strings=None)
+        )  # those of many images would fill the memory
         if len(self.shown) < _SHOWN:
             name = self.stores["infer"].images[int(batch["index"])].path.stem
             self.shown.append((name, batch["x"][0].cpu(), row.image))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Subset
 
 from rdtrain.errors import UserError
 from rdtrain.metrics import with_psnr_of_mean_mse
+
+Row = TypeVar("Row")
 
 
 def rank_share(loader: DataLoader, engine: Accelerator) -> DataLoader:
@@ -57,7 +59,7 @@ def keep_quantiles_local(model: nn.Module) -> list[str]:
     return names
 
 
-def gathered(rows: Sequence[Mapping[str, float]], engine: Accelerator) -> list[Mapping[str, float]]:
+def gathered(rows: Sequence[Row], engine: Accelerator) -> list[Row]:
     """The rows of all processes.
 
     Args:
@@ -69,7 +71,7 @@ def gathered(rows: Sequence[Mapping[str, float]], engine: Accelerator) -> list[M
     """
     if engine.num_processes == 1:
         return list(rows)
-    parts: list[list[Mapping[str, float]]] = [[]] * engine.num_processes
+    parts: list[list[Row]] = [[]] * engine.num_processes
     torch.distributed.all_gather_object(parts, list(rows))
     return [row for part in parts for row in part]
 
