@@ -114,7 +114,7 @@ class Dataset(Section):
     patch_size: Count
     batch_size: Count
     valid_batch_size: Count
-    valid_crops: Count
+    valid_crops: Count | None
     flips: bool
     small_images: Literal["refuse", "pad"]
     on_bad_image: Literal["skip", "error"]

@@ -88,7 +88,7 @@ class ValidCrops(Dataset):
     Args:
         store: the images.
         patch_size: side of the crops in pixels.
-        crops: squares of each image.
+        crops: squares in all, taken from the images in turn; None for one of each.
         small_images: what to do with images smaller than a crop.
 
     Raises:
@@ -96,20 +96,22 @@ class ValidCrops(Dataset):
     """
 
     def __init__(
-        self, store: ImageStore, patch_size: int, *, crops: int = 1, small_images: SmallImages = "refuse"
+        self, store: ImageStore, patch_size: int, *, crops: int | None = None, small_images: SmallImages = "refuse"
     ) -> None:
         _refuse_small(store, patch_size, small_images)
         self.store = store
         self.patch_size = patch_size
-        self.crops = crops
+        self.crops = len(store) if crops is None else crops
 
     def __len__(self) -> int:
-        return len(self.store) * self.crops
+        return self.crops
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        index, image = self.store.fetch(number // self.crops)
+        if not 0 <= number < self.crops:
+            raise IndexError(number)
+        place, index = divmod(number, len(self.store))
+        index, image = self.store.fetch(index)
         image = reflect_to(image, self.patch_size)
-        place = number % self.crops
         top, left = (
             int((side - self.patch_size) * ((0.5 + place * step) % 1))
             for side, step in zip(image.shape[:2], _R2, strict=True)

@@ -25,7 +25,7 @@ def make_loaders(
     patch_size: int,
     batch_size: int,
     valid_batch_size: int,
-    valid_crops: int = 1,
+    valid_crops: int | None = None,
     seed: int,
     epoch_steps: int | None = None,
     workers: int | Literal["auto"] = "auto",
@@ -47,7 +47,7 @@ def make_loaders(
         patch_size: side of the crops of train and valid, in pixels.
         batch_size: crops in a training batch of one process.
         valid_batch_size: crops in a validation batch; infer takes whole images one by one.
-        valid_crops: crops of each validation image.
+        valid_crops: crops in all, taken from the validation images in turn; None for one of each.
         seed: of the order and the crops of train.
         epoch_steps: training batches that one process takes in an epoch.
         workers: processes that decode; `auto` is 0 for a store that keeps all its images, else half of the CPUs that
