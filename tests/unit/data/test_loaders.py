@@ -265,7 +265,7 @@ def test_a_bad_image_is_named(infos: Infos, workers: int) -> None:
     assert isinstance(error, RuntimeError if workers else BadImage)
     explained = explain_loader_error(error, [loader.dataset.store])
     assert explained is not None
-    assert explained.problems[0].endswith("type dataset.on_bad_image=skip:")
+    assert explained.problems[0].endswith("remove it (for train also: dataset.on_bad_image=skip):")
     assert explained.problems[1:] == [f"{images[3].path}: the file is empty (0 bytes)"]
 
 
