@@ -11,6 +11,8 @@ LIBRARY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     # catalyst 22.4 compares versions with distutils, which is gone from Python 3.12.
     (r"distutils Version classes are deprecated", DeprecationWarning),
     (r"The distutils package is deprecated", DeprecationWarning),
+    # torch.compile itself looks at the .grad of tensors that compressai's entropy bottleneck makes on the way.
+    (r"The \.grad attribute of a Tensor that is not a leaf Tensor is being accessed", UserWarning),
     # catalyst looks for its own callbacks; our runner does what they would do.
     (r"No ``I(Criterion|Backward|Optimizer|Scheduler)Callback", UserWarning),
 )
