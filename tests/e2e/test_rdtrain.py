@@ -138,6 +138,7 @@ def _check_quickstart(folder: Path, *words: str) -> None:
     rows = [dict(zip(header, line, strict=True)) for line in lines]
     losses = [float(row["loss/forward/unclamped"]) for row in rows if row["loader"] == "valid"]
     assert losses[-1] <= losses[0] / 2
+    assert json.loads((run / "summary.json").read_text())["switch"]["convs"] == 8
     infer = [row for row in rows if row["loader"] == "infer"][-1]
     estimate, real = float(infer["bpp/forward"]), float(infer["bpp/real"])
     assert estimate <= real <= 1.03 * estimate
