@@ -14,15 +14,15 @@ import torch
 from rdtrain.models import build_model
 
 COMMON = (
-    "experiment=quickstart", "hp.N=4", "hp.M=6", "engine.num_epochs=2", "engine.epoch_steps=3", "engine.threads=1",
+    "experiment=quickstart", "hp.N=4", "hp.M=6", "engine.num_epochs=2", "engine.threads=1",
     "infer.every_n_epochs=2", "logger.figures=null", "dataset.valid_batch_size=1",
 )  # fmt: skip
+SWITCH = ("conv.switch.trigger=epoch", "conv.switch.at=1")
 
 
-def _run(folder: Path, *words: str) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, "-m", *words, *COMMON], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+def _run(folder: Path, *words: str, steps: int = 3) -> dict[str, float]:
+    command = [sys.executable, "-m", *words, *COMMON, f"engine.epoch_steps={steps}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (run,) = (folder / "runs").iterdir()
     assert len(list((run / "tensorboard").iterdir())) == 1
@@ -45,30 +45,57 @@ def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
         assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-9), name
 
 
-@pytest.mark.parametrize("switch", [("conv=plain",), ("conv.switch.trigger=epoch", "conv.switch.at=1")])
-def test_two_processes_learn_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: tuple[str, ...]) -> None:
-    """Ranks that step with gradients that are not averaged drift apart; a callback of the user's own looks at them.
+WITNESS = """
+import torch
+from catalyst import dl
+from rdtrain.conv.convert import to_plain
 
-    After the switch that happens where the reducer is left with the old parameters.
-    """
-    (tmp_path / "witness.py").write_text(
-        "import torch\n"
-        "from catalyst import dl\n\n"
-        "class Witness(dl.Callback):\n"
-        "    def __init__(self, folder):\n"
-        "        super().__init__(order=99)\n"
-        "        self.folder = folder\n\n"
-        "    def on_experiment_end(self, runner):\n"
-        "        torch.save(dict(runner.net.named_parameters()), f'{self.folder}/{runner.engine.process_index}.pt')\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+class Witness(dl.Callback):
+    def __init__(self, folder, rewrap=True):
+        super().__init__(order=99)
+        self.folder, self.rewrap = folder, rewrap
+
+    def on_experiment_start(self, runner):
+        def without_wrapping_again(moments, shadow=None):
+            runner.switch_pending = False
+            return to_plain(runner.net, [runner.optimizer["net"]], moments, shadow)
+
+        if not self.rewrap:
+            runner.become_plain = without_wrapping_again
+
+    def on_experiment_end(self, runner):
+        torch.save(dict(runner.net.named_parameters()), f"{self.folder}/{runner.engine.process_index}.pt")
+"""
+
+
+def _weights_of_both(folder: Path, *options: str, rewrap: bool = True, steps: int = 3) -> list[dict[str, torch.Tensor]]:
+    (folder / "witness.py").write_text(WITNESS)  # a callback of the user's own
     launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rdtrain", "engine=ddp")
-    witness = f"+callbacks.witness={{_target_: witness.Witness, folder: {tmp_path}}}"
-    options = ("engine.device=cpu", "dataset.batch_size=2", "engine.accumulate=2", witness, *switch)
-    final = _run(tmp_path, *launch, *options)
+    witness = f"+callbacks.witness={{_target_: witness.Witness, folder: {folder}, rewrap: {str(rewrap).lower()}}}"
+    small = ("engine.device=cpu", "dataset.batch_size=2", "engine.accumulate=2")
+    final = _run(folder, *launch, *small, witness, *options, steps=steps)
     assert final["train/grad_norm"] > 0
     assert final["train/conv/spectral"] == 0
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("form", [("conv=plain",), SWITCH])
+def test_two_processes_learn_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]) -> None:
+    """Ranks that step with gradients that are not averaged drift apart."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    first, second = _weights_of_both(tmp_path, *form)
     for name, value in build_model("bmshj2018-factorized", {"N": 4, "M": 6}, 1).named_parameters():
         assert torch.equal(first[name], second[name]), name
         assert name.endswith("factors") or not torch.equal(first[name], value), name
+
+
+def test_a_switch_without_wrapping_again_lets_them_drift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: the reducer keeps the old parameters, so nobody averages the new ones' gradients.
+
+    One step after the switch shows it; at a second one this torch notices that the reducer's parameters get none.
+    """
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    first, second = _weights_of_both(tmp_path, *SWITCH, rewrap=False, steps=1)
+    apart = [name for name in first if not torch.equal(first[name], second[name])]
+    assert len(apart) >= 8  # at least the kernels of the eight convs
+    assert all(f"g_{part}.{layer}.weight" in apart for part in "as" for layer in (0, 2, 4, 6))
