@@ -1,9 +1,8 @@
 """One Catalyst callback a file, named after its class. Import them as `rdtrain.callbacks`.
 
-Order at the end of an epoch: the switch decides (45), schedulers step (50), early stopping (55), what looks on (70),
-the checkpoint (90), the
-summary (100). Records are written before the checkpoint, so that a run that is killed between the two writes
-them again when it continues, and never lacks an epoch.
+Order at the end of an epoch: the switch decides (45), schedulers step (50), early stopping (55), what looks on (70 to
+76), the checkpoint (90), the summary (100). Records are written before the checkpoint, so that a run that is killed
+between the two writes them again when it continues, and never lacks an epoch.
 """
 
 from rdtrain.callbacks.checkpoint import Checkpoint

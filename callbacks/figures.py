@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from catalyst import dl
 from matplotlib.figure import Figure
 from rdtrain.runners import ImageCompressionRunner
-from torch import Tensor
 
+from rdtrain.densities import bottlenecks, density
 from rdtrain.files import write_atomically
+from rdtrain.latents import Shown, absolute_error, highest, mean_bottleneck_bpp, mean_channel_bpp
 from rdtrain.report.curve_figures import loss_figures, lr_figure
+from rdtrain.report.figures import slug
+from rdtrain.report.latent_figures import channel_rate_figure, density_figure, feature_map_figure, scale_figure
 from rdtrain.report.naming import curve_names
-from rdtrain.report.runs import read_run
+from rdtrain.report.rd_path import about, rd_path_figure
+from rdtrain.report.runs import Run, read_run
+
+_DPI = 90
 
 
 class Figures(dl.Callback):
-    """Observer: loss curves, learning rate and reconstructions in `figures/`, after every infer pass and at the end.
+    """Observer: figures in `figures/`; TensorBoard shows them too.
 
-    In the configuration:
+    After every infer pass: loss curves, learning rate, reconstructions and the run's way over the rate-distortion
+    plane. After those whose images are kept (`rdtrain.latents.keeps_images`) also, of the shown images, rates of the
+    channels, feature maps, densities of entropy bottlenecks and use of the scale tables. In the configuration:
 
         logger:
           figures:
             _target_: rdtrain.callbacks.Figures
             images: 4
+            channels: 16
 
     Args:
         images: infer images that are shown.
+        channels: of a latent, those with the highest rate, whose densities and feature maps are shown.
     """
 
-    def __init__(self, images: int = 4) -> None:
+    def __init__(self, images: int = 4, channels: int = 16) -> None:
         super().__init__(order=75)  # after metrics.csv, which it reads
-        self.images = images
+        self.images, self.channels = images, channels
 
     def on_epoch_end(self, runner: ImageCompressionRunner) -> None:
         """Draw after an infer pass.
@@ -40,30 +51,66 @@ class Figures(dl.Callback):
         Args:
             runner: of this run.
         """
-        if runner.engine.is_main_process and "infer" in runner.measured():
-            self._draw_curves(runner)
-            if shown := runner.shown[: self.images]:
-                figure = reconstruction_figure(shown, f"{runner.folder.path.name}, epoch {runner.epoch_step}")
-                _save(figure, runner.folder.figures / "reconstructions.png")
+        runner.drawn = {}
+        if not runner.engine.is_main_process or "infer" not in runner.measured():
+            return
+        subject = f"{about(Run(runner.folder.path, runner.config.to_dict(), {}, {}))}, epoch {runner.epoch_step}"
+        figures = self._of_run(runner)
+        if shown := runner.shown[: self.images]:
+            if runner.keeps_images:
+                figures |= self._of_latents(runner, shown, subject)
+            _save(_png(reconstruction_figure(shown, subject)), runner.folder.figures / "reconstructions.png")
+        runner.drawn = {name: _png(figure) for name, figure in figures.items()}
+        for name, png in runner.drawn.items():
+            _save(png, runner.folder.figures / f"{name}.png")
 
-    def _draw_curves(self, runner: ImageCompressionRunner) -> None:
-        runs = [read_run(runner.folder.path)]
-        names = curve_names(runs)
-        plots = {"loss": loss_figures(runs, names, "step")[0], "learning-rate": lr_figure(runs, names)}
-        for name, plot in plots.items():
+    def _of_run(self, runner: ImageCompressionRunner) -> dict[str, Figure]:
+        if not runner.folder.metrics.exists():  # the run does without its CSV log
+            return {}
+        run = read_run(runner.folder.path)
+        names = curve_names([run])
+        curves = {"loss": loss_figures([run], names, "step")[0], "learning-rate": lr_figure([run], names)}
+        for name, plot in curves.items():
             if plot is not None:
-                _save(plot.figure, runner.folder.figures / f"{name}.png")
+                _save(_png(plot.figure), runner.folder.figures / f"{name}.png")
+        plane = rd_path_figure(run)
+        return {} if plane is None else {plane.name: plane.figure}
+
+    def _of_latents(self, runner: ImageCompressionRunner, shown: Sequence[Shown], subject: str) -> dict[str, Figure]:
+        bpp, first = mean_channel_bpp(shown), shown[0]
+        images = f"mean of {len(shown)} infer image{'s' if len(shown) > 1 else ''}"
+        figures = {"channel-rates": channel_rate_figure(bpp, f"Rates of channels, {images}\n{subject}")}
+        rates = mean_bottleneck_bpp(shown)
+        for name, bottleneck in bottlenecks(runner.judged).items():
+            channels = highest(rates[name], self.channels)
+            figures[slug(f"densities-{name}")] = density_figure(
+                density(bottleneck, channels), rates[name][channels], f"Densities of {name}\n{subject}"
+            )
+        if use := first.latents.scales:
+            figures["scales"] = scale_figure(use, f"Use of the scale table, image {first.name}\n{subject}")
+        if first.latents.y_hat is not None:
+            channels = highest(bpp["y"], self.channels)
+            figures["feature-maps"] = feature_map_figure(
+                first.latents.y_hat, channels, bpp["y"][channels], f"y_hat of image {first.name}\n{subject}"
+            )
+        return figures
 
 
-def _save(figure: Figure, path: Path) -> None:
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI)
+    return file.getvalue()
 
 
-def reconstruction_figure(shown: Sequence[tuple[str, Tensor, Tensor]], title: str) -> Figure:
+def _save(png: bytes, path: Path) -> None:
+    write_atomically(path, lambda file: file.write(png))
+
+
+def reconstruction_figure(shown: Sequence[Shown], title: str) -> Figure:
     """Draw originals, reconstructions and their differences.
 
     Args:
-        shown: name, x and x_hat, uint8 (3, H, W), of each image.
+        shown: the images.
         title: of the figure.
 
     Returns:
@@ -72,13 +119,12 @@ def reconstruction_figure(shown: Sequence[tuple[str, Tensor, Tensor]], title: st
     figure = Figure(figsize=(12, 1 + 3 * len(shown)), layout="constrained")
     figure.suptitle(title, fontsize=11)
     panels = figure.subplots(len(shown), 3, squeeze=False)
-    for row, (name, x, x_hat) in zip(panels, shown, strict=True):
-        difference = (x_hat.float() - x.float()).abs().mean(0)
-        views = ((name, x.permute(1, 2, 0)), ("reconstruction", x_hat.permute(1, 2, 0)))
+    for row, one in zip(panels, shown, strict=True):
+        views = ((one.name, one.x), ("reconstruction", one.x_hat))
         for axes, (label, view) in zip(row, views, strict=False):
-            axes.imshow(view.numpy())
+            axes.imshow(view.permute(1, 2, 0).numpy())
             axes.set_title(label, fontsize=9)
-        image = row[2].imshow(difference.numpy(), cmap="magma", vmin=0, vmax=64)
+        image = row[2].imshow(absolute_error(one).numpy(), cmap="magma", vmin=0, vmax=64)
         row[2].set_title("absolute difference, mean of R, G, B [of 255]", fontsize=9)
         figure.colorbar(image, ax=row[2], shrink=0.8)
         for axes in row:

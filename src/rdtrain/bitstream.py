@@ -34,7 +34,8 @@ MAX_PIXELS = 2**27
 _PREFIX = struct.Struct("<8sHII")
 _CRC = struct.Struct("<I")
 _MAX_HEADER = 2**16
-_MAX_PAYLOAD = 2**30
+_MAX_PAYLOAD = 2**28
+_MAX_STRINGS = 1024
 _MAX_CHANNELS = 2**14
 _MAX_DEPTH = 6
 
@@ -87,13 +88,21 @@ def pack(stream: Bitstream) -> bytes:
 
     Returns:
         The bytes.
+
+    Raises:
+        UserError: `unpack` would refuse them, because the image is too large for a file.
     """
     content = {field.name: getattr(stream, field.name) for field in fields(stream)}
     content["strings"] = _lengths(stream.strings)
     header = json.dumps(content, separators=(",", ":")).encode()
-    payload = b"".join(_leaves(stream.strings))
+    payload = b"".join(leaves(stream.strings))
     body = _PREFIX.pack(MAGIC, VERSION, len(header), len(payload)) + header + payload
-    return body + _CRC.pack(zlib.crc32(body))
+    data = body + _CRC.pack(zlib.crc32(body))
+    try:
+        unpack(data)
+    except DamagedBitstream as error:
+        raise UserError(f"no bitstream file can hold this image ({error})") from error
+    return data
 
 
 def unpack(data: bytes) -> Bitstream:
@@ -138,9 +147,11 @@ def read(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _split(data: bytes) -> tuple[bytes, bytes]:
+def _split(data: bytes) -> tuple[bytes, memoryview]:
     # Header and payload of a file whose checksum is right.
-    if not data.startswith(MAGIC[: len(data)]) or not data:
+    if not data:
+        raise DamagedBitstream("this file is empty; copy it again from its source")
+    if not data.startswith(MAGIC[: len(data)]):
         raise DamagedBitstream("this is no bitstream file of rdtrain (it begins differently)")
     if len(data) < _PREFIX.size:
         raise DamagedBitstream(f"this bitstream is cut short: it ends after {len(data)} bytes")
@@ -153,18 +164,18 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
     if len(data) != whole:
         fault = "is cut short" if len(data) < whole else "has bytes behind its end"
         raise DamagedBitstream(f"this bitstream {fault}: {len(data)} bytes instead of {whole}")
-    body = data[: -_CRC.size]
+    body = memoryview(data)[: -_CRC.size]
     if _CRC.unpack(data[-_CRC.size :])[0] != zlib.crc32(body):
         raise DamagedBitstream("this bitstream is damaged: its checksum does not match; copy it again from its source")
-    return body[_PREFIX.size : _PREFIX.size + header], body[_PREFIX.size + header :]
+    return bytes(body[_PREFIX.size : _PREFIX.size + header]), body[_PREFIX.size + header :]
 
 
-def _parse(header: bytes, payload: bytes) -> Bitstream:
+def _parse(header: bytes, payload: memoryview) -> Bitstream:
     content = json.loads(header)
     if not isinstance(content, dict) or set(content) != {field.name for field in fields(Bitstream)}:
         raise ValueError("it lacks fields, or has unknown ones")
     content["shape"], content["padding"] = _shape(content["shape"]), _padding(content["padding"])
-    content["strings"] = _cut(content["strings"], memoryview(payload))
+    content["strings"] = _cut(content["strings"], payload)
     stream = Bitstream(**content)
     _check(stream)
     return stream
@@ -224,20 +235,31 @@ def _lengths(strings: Any) -> Any:
     return len(strings) if isinstance(strings, bytes) else [_lengths(part) for part in strings]
 
 
-def _leaves(strings: Any) -> Iterator[bytes]:
+def leaves(strings: Any) -> Iterator[bytes]:
+    """Walk what `compress` gave.
+
+    Args:
+        strings: bytes in nested lists.
+
+    Yields:
+        Each string, in the order of the payload.
+    """
     if isinstance(strings, bytes):
         yield strings
     else:
         for part in strings:
-            yield from _leaves(part)
+            yield from leaves(part)
 
 
 def _cut(lengths: Any, payload: memoryview) -> Any:
     # The payload as strings, in nested lists like those of the lengths.
-    position = 0
+    position = count = 0
 
     def cut(part: Any, depth: int) -> Any:
-        nonlocal position
+        nonlocal position, count
+        count += 1
+        if count > _MAX_STRINGS:
+            raise ValueError(f"it lists more than {_MAX_STRINGS} strings")
         if isinstance(part, list) and depth <= _MAX_DEPTH:
             return [cut(length, depth + 1) for length in part]
         start, position = position, position + _whole(part, 0, len(payload) - position)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from compressai.ops import compute_padding
 from torch import Tensor, nn
 
+from rdtrain.bitstream import leaves
 from rdtrain.conv.convert import to_plain
 from rdtrain.conv.layers import spectral_layers
 from rdtrain.losses import RateDistortionLoss, bits_per_image
-from rdtrain.metrics import VARIANTS, to_8bit, with_psnr_of_mean_mse
+from rdtrain.metrics import VARIANTS, with_psnr_of_mean_mse
 from rdtrain.probes import LatentOverflow, Probe, entropy_models, now
 from rdtrain.rate_gap import Area, distortion_gap, rate_gap
-from rdtrain.variants import qualities, with_loss
+from rdtrain.variants import as_file, qualities, with_loss
 
 MODES = ("shared", "full")
 DEFAULT_STRIDE = 64
@@ -173,11 +174,11 @@ def evaluate_image(
         measured = {variant: qualities(x_hat, x, variant) for variant in VARIANTS}
         values = with_loss(criterion, bpp, "forward", measured)
         if not real:
-            return ImageRow(_read(values), _as_file(x_hat))
+            return ImageRow(_read(values), as_file(x_hat))
         y_hat = probe.y_hat
         coded, decoded, times = _code(probe, padded)
     real_bpp = torch.tensor(
-        [8 * sum(map(len, _leaves(coded["strings"]))) / pixels], dtype=torch.float64, device=x.device
+        [8 * sum(map(len, leaves(coded["strings"]))) / pixels], dtype=torch.float64, device=x.device
     )
     unclamped, clamped = F.pad(probe.x_hat, crop), F.pad(decoded["x_hat"], crop)
     if mode == "full" or not torch.equal(unclamped, x_hat):
@@ -187,7 +188,7 @@ def evaluate_image(
     row = _read(values)
     area = Area(pad[2], pad[0], x.shape[-2], x.shape[-1], padded.shape[-2], padded.shape[-1])
     row |= rate_gap(entropy_models(model), probe.strings, probe.likelihoods, area) | distortion_gap(row) | times
-    return ImageRow(row, _as_file(clamped), coded["strings"], coded["shape"])
+    return ImageRow(row, as_file(clamped), coded["strings"], coded["shape"])
 
 
 def mean_row(rows: Iterable[ImageRow]) -> dict[str, float]:
@@ -224,14 +225,6 @@ def _code(probe: Probe, padded: Tensor) -> tuple[dict[str, Any], dict[str, Tenso
     return coded, decoded, times
 
 
-def _leaves(strings: Any) -> Iterator[bytes]:
-    if isinstance(strings, bytes):
-        yield strings
-    else:
-        for part in strings:
-            yield from _leaves(part)
-
-
 def _latent_differences(forward: Tensor, real: Tensor) -> dict[str, Tensor]:
     difference = (forward - real).abs()
     return {"latents/mismatched": (difference != 0).sum(), "latents/max_difference": difference.max()}
@@ -241,7 +234,3 @@ def _read(values: Mapping[str, Tensor]) -> dict[str, float]:
     # all at once, since each reading waits for the device
     numbers = torch.stack([value.reshape(()).double() for value in values.values()]).tolist()
     return dict(zip(values, numbers, strict=True))
-
-
-def _as_file(x_hat: Tensor) -> Tensor:
-    return to_8bit(x_hat[0]).mul_(255).round_().to("cpu", torch.uint8)

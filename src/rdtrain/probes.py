@@ -22,8 +22,12 @@ FEWEST_SYMBOLS = 3
 """The coder's buffer holds a word a symbol and its last state takes two: fewer symbols write outside it."""
 
 
-class LatentOverflow(ValueError):
-    """Latents that the entropy coder cannot code: NaN, infinite, or as large as `SYMBOL_LIMIT`.
+class Uncodable(ValueError):
+    """Latents that CompressAI's entropy coder cannot code without a crash or a hang."""
+
+
+class LatentOverflow(Uncodable):
+    """Latents that are NaN, infinite, or as large as `SYMBOL_LIMIT`.
 
     Coding them anyway would hang the process beyond the reach of Ctrl-C. A diverged training is the usual cause.
     """
@@ -119,7 +123,7 @@ def guarded(model: nn.Module) -> Iterator[None]:
         model: whose `compress` is about to be called.
 
     Yields:
-        Nothing. Inside, `compress` raises `LatentOverflow` where it would hang, ValueError where it would crash.
+        Nothing. Inside, `compress` raises `LatentOverflow` where it would hang, `Uncodable` where it would crash.
     """
 
     def quantize(method: Callable[..., Any], inputs: Tensor, mode: str, means: Any = None, **kwargs: Any) -> Any:
@@ -129,7 +133,7 @@ def guarded(model: nn.Module) -> Iterator[None]:
 
     def encode(method: Callable[..., Any], symbols: list[int], *args: Any) -> Any:
         if len(symbols) < FEWEST_SYMBOLS:
-            raise ValueError(f"{len(symbols)} latents: CompressAI's coder needs at least {FEWEST_SYMBOLS} a string")
+            raise Uncodable(f"{len(symbols)} latents: CompressAI's coder needs at least {FEWEST_SYMBOLS} a string")
         return method(symbols, *args)
 
     def check_output(module: nn.Module, args: Any, output: Tensor) -> None:

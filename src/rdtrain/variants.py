@@ -29,15 +29,30 @@ def qualities(x_hat: Tensor, x: Tensor, variant: str) -> dict[str, Tensor]:
         variant: of `rdtrain.metrics.VARIANTS`; what to do to x_hat first.
 
     Returns:
-        `mse`, `psnr` and, unless the images are too small for it, `ms_ssim` and `ms_ssim_db` of each image, (B,).
+        `mse`, `psnr` and, unless the images are too small for it, `ms_ssim` and `ms_ssim_db` of each image, (B,); of
+        the unclamped view also `outside`, the share of its values outside [0, 1] (a NaN is outside).
     """
     view = _VIEWS[variant](x_hat)
     mse = mse_per_image(view, x)
     measured = {"mse": mse, "psnr": psnr(mse)}
+    if variant == "unclamped":
+        measured["outside"] = ((view >= 0) & (view <= 1)).logical_not_().flatten(1).to(mse.dtype).mean(1)
     if min(x.shape[-2:]) >= MS_SSIM_MIN_SIDE:
         ms_ssim = ms_ssim_per_image(view, x)
         measured |= {"ms_ssim": ms_ssim, "ms_ssim_db": ms_ssim_db(ms_ssim)}
     return measured
+
+
+def as_file(x_hat: Tensor) -> Tensor:
+    """Round a reconstruction to what an 8-bit file holds.
+
+    Args:
+        x_hat: one image, (1, 3, H, W); not changed.
+
+    Returns:
+        uint8, (3, H, W), on the CPU.
+    """
+    return to_8bit(x_hat[0]).mul_(255).round_().to("cpu", torch.uint8)
 
 
 def with_loss(

@@ -82,7 +82,7 @@ def test_shapes_of_newer_models_come_back() -> None:
 def test_every_truncation_is_refused() -> None:
     data = pack(STREAM)
     for length in range(len(data)):
-        with pytest.raises(DamagedBitstream, match="cut short" if length >= 1 else "begins differently"):
+        with pytest.raises(DamagedBitstream, match="cut short" if length >= 1 else "is empty"):
             unpack(data[:length])
 
 
@@ -136,6 +136,9 @@ FORGERIES = {
     "a book": ({"model": "m" * 201}, "no short text"),
     "number for a hash": ({"pixels": 3}, "no short text"),
     "unknown field": ({"command": "rm"}, "unknown"),
+    "thousands of strings": ({"strings": [[3], [0] * 20000, [3]]}, "more than 1024 strings"),
+    "thousands of lists": ({"strings": [[3], *[[]] * 15000, [3]]}, "more than 1024 strings"),
+    "number of many digits": ({"strings": [[10**3000]]}, "whole number from 0 to 6"),
 }
 
 
@@ -149,6 +152,27 @@ def test_forged_header_is_refused(changes: dict[str, Any], message: str) -> None
 def test_largest_image_is_accepted() -> None:
     sides = {"height": 2**14, "width": 2**13, "padding": [0, 0, 0, 0], "shape": [2**8, 2**7]}
     assert unpack(forged(**sides)).padded == (2**14, 2**13)
+
+
+def test_what_could_not_be_read_is_not_written() -> None:
+    for changes in ({"height": MAX_PIXELS + 1, "width": 1, "padding": (0, 0, 0, 0)}, {"strings": [[b""] * 2000]}):
+        with pytest.raises(UserError, match="no bitstream file can hold this image"):
+            pack(replace(STREAM, **changes))
+
+
+def test_zeros_are_refused_at_once(tmp_path: Path) -> None:
+    zeros = bytes(10 * 2**20)
+    for data, sentence in (
+        (zeros, "begins differently"),
+        (b"RDTRAIN\n" + zeros, "format version 0"),
+        (struct.pack("<8sHII", b"RDTRAIN\n", 1, 2**32 - 1, len(zeros)) + zeros, "claims 4294967295 bytes of header"),
+        (sealed(struct.pack("<8sHII", b"RDTRAIN\n", 1, 0, len(zeros)) + zeros), "header of this bitstream is wrong"),
+        (sealed(struct.pack("<8sHII", b"RDTRAIN\n", 1, 2**16, len(zeros) - 2**16) + zeros), "header"),
+        (forged(strings=[[0] * 3, [6]])[:-10] + zeros, "bytes behind its end"),
+    ):
+        (tmp_path / "zeros.rdt").write_bytes(data)
+        with pytest.raises(DamagedBitstream, match=sentence):
+            unpack(read(tmp_path / "zeros.rdt"))
 
 
 def test_deep_nesting_is_refused() -> None:

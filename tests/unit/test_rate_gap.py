@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,12 @@ from compressai import ans
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_codecs import LAMBDA, image_model_names, images, spread_latents, tiny_model, trained_model
+from tiny_codecs import CRITERION, image_model_names, images, spread_latents, tiny_model, trained_model
 
 from rdtrain.evaluation import evaluate_image, evaluation_copy, mean_row
-from rdtrain.losses import RateDistortionLoss
 from rdtrain.probes import CodedString
 from rdtrain.rate_gap import Area, bypass_bits, code_lengths, distortion_gap, flush_bits, in_padding, rate_gap
 
-CRITERION = RateDistortionLoss(LAMBDA)
 TERMS = ("padding", "tables", "tails", "flush")
 WITHOUT_CONTEXT = (
     "bmshj2018-factorized",
@@ -30,13 +27,7 @@ WITHOUT_CONTEXT = (
     "mbt2018-mean-vbr",
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from rdtrain.losses import RateDistortionLoss
 
 LAMBDA = 0.013
+CRITERION = RateDistortionLoss(LAMBDA)
+TRAINED = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean")
 
 
 def image_model_names() -> list[str]:
@@ -58,13 +61,25 @@ def trained_model(name: str, steps: int = 60) -> CompressionModel:
     model = tiny_model(name).train()
     spread_latents(model, 8)
     optimizer = net_aux_optimizer(model, {"net": {"type": "Adam", "lr": 3e-3}, "aux": {"type": "Adam", "lr": 1e-3}})
-    criterion = RateDistortionLoss(LAMBDA)
     x = images(4, 64, 64)
     torch.manual_seed(1)
     for _ in range(steps):
         optimizer["net"].zero_grad()
-        criterion(model(x), x)["loss"].backward()
+        CRITERION(model(x), x)["loss"].backward()
         optimizer["net"].step()
     with torch.no_grad():
         model.g_s[-1].weight.mul_(3)  # reconstructions leave [0, 1] in places
     return model
+
+
+def fingerprint(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name}{value.shape}{value.dtype}{value.requires_grad}".encode())
+        digest.update(value.detach().numpy().tobytes())
+        digest.update(b"" if value.grad is None else value.grad.numpy().tobytes())
+    return digest.hexdigest() + str([(name, module.training) for name, module in model.named_modules()])
+
+
+def without_times(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}

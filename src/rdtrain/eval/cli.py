@@ -21,13 +21,14 @@ JSON format and a table by image, for a run into its folder. Or decode a bitstre
 _EPILOG = """\
 examples:
   rdtrain-eval runs/A runs/B --dataset kodak --root data/kodak
-  rdtrain-eval mbt2018-mean-5.pth --model mbt2018-mean --dataset image_folder --root photos --out results
+  rdtrain-eval mbt2018-mean-5.pth --model mbt2018-mean --lmbda 0.025 --dataset image_folder --root photos --out results
   rdtrain-eval runs/A --dataset kodak --root data/kodak --save-bitstreams --save-reconstructions
   rdtrain-eval runs/A --decode runs/A/eval-kodak/bitstreams/kodim01.rdt --out kodim01.png
   rdtrain-eval runs/A --cross-check kodim01.rdt        does this machine decode what another wrote?
 
 Coding is done on one CPU thread unless told otherwise: a decoder must compute what the encoder computed.
-exit codes: 0 done; 1 decoded, but to other pixels than the encoder's; 2 something to put right."""
+exit codes: 0 done; 1 decoded, but to other pixels than the encoder's; 2 something to put right, or images that failed
+(the results of the others are written)."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("models", nargs="+", type=Path, metavar="MODEL", help="run folder, checkpoint in one, or CompressAI .pth")
     add("--model", metavar="NAME", help="name of a .pth file's model, such as mbt2018-mean")
+    add("--lmbda", type=_positive, metavar="L", help="lambda of the loss columns (default: the run's; a .pth has none)")
+    add("--metric", choices=("mse", "ms-ssim"), help="distortion that --lmbda belongs to (default: the run's, or mse)")
     add("--dataset", default="kodak", metavar="NAME", help="test set (default: kodak); image_folder for any images")
     add("--root", type=Path, metavar="DIR", help="folder of the test set")
     add("--out", type=Path, metavar="PATH", help="folder for results; with --decode the PNG file")
@@ -51,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("--save-bitstreams", action="store_true", help="write bitstream files")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="what computes (default: cpu)")
     add("--threads", type=_count, default=1, metavar="N", help="CPU threads of the networks (default: 1)")
-    add("--time-limit", type=_seconds, default=600.0, metavar="S", help="seconds for decoding a file (default: 600)")
+    add("--time-limit", type=_positive, default=600.0, metavar="S", help="seconds for decoding a file (default: 600)")
     work = made.add_mutually_exclusive_group()
     work.add_argument("--decode", type=Path, metavar="FILE", help="decode a bitstream file to the PNG --out")
     work.add_argument("--cross-check", type=Path, metavar="FILE", help="say whether a file decodes to the same pixels")
@@ -120,27 +123,37 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from rdtrain.eval import device as devices
     from rdtrain.eval.evaluate import Options, default_target, evaluate
     from rdtrain.eval.images import find_test_images
-    from rdtrain.eval.models import load_subject
+    from rdtrain.eval.models import load_subject, with_criterion
 
+    if arguments.metric is not None and arguments.lmbda is None:
+        raise UserError(f"--metric {arguments.metric} needs the lambda that belongs to it; type --lmbda L as well")
     if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"--out {arguments.out} is a file; give a folder")
     device = devices.choose(arguments.device, arguments.threads)
     images = find_test_images(arguments.dataset, arguments.root, arguments.max_images)
     options = Options(arguments.dataset, arguments.mode, arguments.save_reconstructions, arguments.save_bitstreams)
     written: dict[Path, Path] = {}
+    problems: list[str] = []
     for source in arguments.models:
-        subject = load_subject(source, arguments.model)
+        subject = with_criterion(load_subject(source, arguments.model), arguments.lmbda, arguments.metric)
         target = default_target(subject, arguments.dataset, arguments.out)
         if target in written:
             raise UserError(f"{source} and {written[target]} would both write {target}; evaluate them one by one")
         written[target] = source
-        mean = evaluate(subject, images, options, device, target)
-        print(f"{source}: {_summary(mean)}\n  {target}")
+        mean, failed = evaluate(subject, images, options, device, target)
+        problems += [f"{source}, {name}, {reason}" for name, reason in failed.items()]
+        if mean:
+            print(f"{source}: {_summary(mean)}\n  {target}")
+        if subject.criterion is None:
+            print("  without losses: the lambda of this model is in no file; type --lmbda L, such as --lmbda 0.0067")
+    if problems:
+        raise UserError(problems)
 
 
 def _summary(mean: dict[str, float]) -> str:
     shown = {
         "bpp": "bpp/real", "PSNR": "psnr/real/8bit", "MS-SSIM": "ms_ssim/real/8bit", "estimated bpp": "bpp/forward",
+        "loss": "loss/real/8bit",
     }  # fmt: skip
     return ", ".join(f"{label} {mean[name]:.4f}" for label, name in shown.items() if name in mean)
 
@@ -151,14 +164,14 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def _positive(text: str) -> float:
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
-    return seconds
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def decode(file: Path, order: Order) -> Decoded:
     """
     data = bitstream.read(file)
     try:
-        bitstream.unpack(data)
+        writer = bitstream.unpack(data).writer
     except bitstream.DamagedBitstream as error:
         raise UserError(f"{file}: {error}") from error
     command = [sys.executable, "-m", "rdtrain.eval.decoder_process", json.dumps(asdict(order))]
@@ -86,8 +86,16 @@ def decode(file: Path, order: Order) -> Decoded:
     if done.returncode == 2:
         raise UserError([f"{file}: {line}" for line in done.stderr.decode(errors="replace").splitlines()])
     if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        raise UserError(f"{file}: the decoder was stopped by {name}; these strings are not what an encoder writes")
+        raise UserError(f"{file}: {_stopped(-done.returncode, writer)}")
     if done.returncode:
         raise RuntimeError(f"the decoding process failed:\n{done.stderr.decode(errors='replace')}")
     return Decoded(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _stopped(number: int, writer: str) -> str:
+    if number == signal.SIGKILL:
+        return "the decoder was stopped by SIGKILL: it took too much memory or time; the file is damaged or forged"
+    return (
+        f"the decoder was stopped by {signal.Signals(number).name}; these strings are not what an encoder writes, or "
+        f"this machine computes other probabilities than {writer}: decode the file there"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import resource
@@ -18,16 +17,16 @@ from rdtrain.quiet import silence_libraries
 
 silence_libraries()
 
-import torch  # noqa: E402  its warnings are silenced first
+# E402: these imports make the libraries warn, which has just been silenced.
+import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from rdtrain.eval import device as devices  # noqa: E402
+from rdtrain.eval import memory  # noqa: E402
 from rdtrain.eval.evaluate import pixels_hash  # noqa: E402
 from rdtrain.eval.models import Subject, identity, load_subject  # noqa: E402
 from rdtrain.eval.results import write_png  # noqa: E402
-from rdtrain.metrics import to_8bit  # noqa: E402
-
-_CUDA_ADDRESSES = 2**37  # CUDA reserves addresses far beyond the memory that it uses
+from rdtrain.variants import as_file  # noqa: E402
 
 
 def limit(seconds: float, threads: int, memory_mb: int | None, cuda: bool) -> None:
@@ -42,12 +41,7 @@ def limit(seconds: float, threads: int, memory_mb: int | None, cuda: bool) -> No
     spent = math.ceil(seconds * max(1, threads) + sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
     resource.setrlimit(resource.RLIMIT_CPU, (spent, spent))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):  # these files are Linux's
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        free = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())["MemAvailable"]
-        more = int(free.split()[0]) * 1024 if memory_mb is None else memory_mb * 2**20
-        total = taken + more + (_CUDA_ADDRESSES if cuda else 0)
-        resource.setrlimit(resource.RLIMIT_AS, (total, total))
+    memory.limit(None if memory_mb is None else memory_mb * 2**20, cuda)
 
 
 def refuse_other_model(stream: bitstream.Bitstream, subject: Subject) -> None:
@@ -86,16 +80,19 @@ def decompress(model: Any, stream: bitstream.Bitstream) -> torch.Tensor:
 
     Raises:
         UserError: the model cannot make an image of that size from these strings.
+        Exception: there is not enough memory.
     """
     try:
         x_hat = model.decompress(stream.strings, stream.shape)["x_hat"]
     except Exception as error:  # strings and shape may be anybody's
+        if memory.is_exhausted(error):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"the model cannot decode these strings ({reason[:200]})") from error
     if tuple(x_hat.shape) != (1, 3, *stream.padded):
         raise UserError(f"the strings make an image of shape {tuple(x_hat.shape)}, the header says {stream.padded}")
     cropped = F.pad(x_hat, [-side for side in stream.padding])
-    return to_8bit(cropped[0]).mul_(255).round_().to("cpu", torch.uint8)
+    return as_file(cropped)
 
 
 def main(argument: str, data: bytes) -> int:
@@ -107,6 +104,9 @@ def main(argument: str, data: bytes) -> int:
 
     Returns:
         The exit code: 0 with a `Decoded` as JSON on stdout, or 2 with sentences for the user on stderr.
+
+    Raises:
+        Exception: a fault of ours.
     """
     order = Order(**json.loads(argument))
     try:
@@ -124,6 +124,11 @@ def main(argument: str, data: bytes) -> int:
         return 2
     except OSError as error:
         print(f"{error.filename or order.out}: {error.strerror}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if not memory.is_exhausted(error):
+            raise
+        print("not enough memory to decode this image; decode it on a machine with more", file=sys.stderr)
         return 2
     print(json.dumps(asdict(Decoded(pixels_hash(image) == stream.pixels, stream.writer, devices.describe(device)))))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +14,16 @@ import torch
 from tqdm import tqdm
 
 from rdtrain import bitstream, environment
-from rdtrain.errors import UserError
 from rdtrain.eval import device as devices
+from rdtrain.eval import memory
 from rdtrain.eval.complexity import COUNTED, macs_per_pixel, parameters
+from rdtrain.eval.failures import Failures
 from rdtrain.eval.images import TestImage, read_image
 from rdtrain.eval.models import Identity, Subject, identity
 from rdtrain.eval.results import result, write_png, write_results
 from rdtrain.evaluation import ImageRow, evaluate_image, mean_row, padding, stride
 from rdtrain.files import write_atomically
 from rdtrain.losses import RateDistortionLoss
-from rdtrain.probes import LatentOverflow
 
 _UNKNOWN = RateDistortionLoss(1.0)  # stands in where no lambda is known; its losses are left out
 
@@ -65,37 +66,49 @@ def default_target(subject: Subject, dataset: str, out: Path | None) -> Path:
 
 def evaluate(
     subject: Subject, images: Sequence[TestImage], options: Options, device: torch.device, target: Path
-) -> dict[str, float]:
-    """Evaluate and write the files.
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Evaluate and write the files; an image that fails does not keep the others from being written.
 
     Args:
         subject: the model.
         images: the test set.
         options: what the user chose.
         device: that computes.
-        target: the result's file; folders beside it have its name.
+        target: the result's file; folders beside it have its name. Nothing is written where every image failed.
 
     Returns:
-        The means by ledger name.
+        The means by ledger name, empty where every image failed; and why images failed, by their names.
+
+    Raises:
+        Exception: the first one that was a fault of ours, after everything has been written.
     """
     known = identity(subject.model)
     model = subject.model.to(device)
     macs = macs_per_pixel(model)  # also wakes the device up before anything is timed
-    rows = []
-    for image in tqdm(images, subject.source.name, unit="image", disable=not sys.stderr.isatty()):
-        row = _ledger(subject, model, image, options.mode, device)
-        if options.reconstructions:
-            write_png(target.with_suffix("") / "reconstructions" / f"{image.stem}.png", row.image.numpy())
-        if options.bitstreams:
-            path = target.with_suffix("") / "bitstreams" / f"{image.stem}{bitstream.SUFFIX}"
-            write_stream(path, as_stream(subject, known, row, device))
-        rows.append(ImageRow(row.metrics, torch.empty(0)))  # pictures and strings of many images need not be kept
-    mean = mean_row(rows)
-    criterion = subject.criterion
-    meta = _meta(subject, known, options, device, len(rows)) | {"macs_per_pixel": macs, "macs_counted": COUNTED}
-    content = result(subject.name, mean, None if criterion is None else criterion.lmbda, meta)
-    write_results(target, content, [image.name for image in images], [row.metrics for row in rows])
-    return mean
+    rows: dict[str, ImageRow] = {}
+    failures = Failures()
+    with memory.limited() if device.type == "cpu" else contextlib.nullcontext():
+        for image in tqdm(images, subject.source.name, unit="image", disable=not sys.stderr.isatty()):
+            with failures.kept_apart(image):
+                row = _ledger(subject, model, image, options.mode, device)
+                rows[image.name] = ImageRow(row.metrics, torch.empty(0))  # many images' pictures would fill the memory
+                _write_files(target.with_suffix(""), image.stem, row, options, as_stream(subject, known, row, device))
+    mean = mean_row(rows.values())
+    if rows:
+        meta = _meta(subject, known, options, device, len(rows)) | {"failed": failures.reasons}
+        meta |= {"macs_per_pixel": macs, "macs_counted": COUNTED}
+        content = result(subject.name, mean, None if subject.criterion is None else subject.criterion.lmbda, meta)
+        write_results(target, content, list(rows), [row.metrics for row in rows.values()])
+    if failures.fault is not None:
+        raise failures.fault
+    return mean, failures.reasons
+
+
+def _write_files(folder: Path, stem: str, row: ImageRow, options: Options, stream: bitstream.Bitstream) -> None:
+    if options.reconstructions:
+        write_png(folder / "reconstructions" / f"{stem}.png", row.image.numpy())
+    if options.bitstreams:
+        write_stream(folder / "bitstreams" / f"{stem}{bitstream.SUFFIX}", stream)
 
 
 def write_stream(path: Path, stream: bitstream.Bitstream) -> None:
@@ -110,10 +123,7 @@ def write_stream(path: Path, stream: bitstream.Bitstream) -> None:
 
 
 def _ledger(subject: Subject, model: Any, image: TestImage, mode: str, device: torch.device) -> ImageRow:
-    try:
-        row = evaluate_image(model, read_image(image, device), subject.criterion or _UNKNOWN, mode)
-    except LatentOverflow as error:
-        raise UserError(f"{subject.source}, {image.name}: {error}") from error
+    row = evaluate_image(model, read_image(image, device), subject.criterion or _UNKNOWN, mode)
     if subject.criterion is not None:
         return row
     metrics = {name: value for name, value in row.metrics.items() if not name.startswith("loss/")}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rdtrain.data.decode import MAX_PIXELS, BadImage, decode_image
-from rdtrain.data.scan import scan
+from rdtrain.data.decode import MAX_PIXELS, BadImage, ImageInfo, decode_image, probe_image
 from rdtrain.data.sources import find_images
 from rdtrain.data.splits import LayoutError, list_images
 from rdtrain.errors import UserError
@@ -26,6 +26,8 @@ class TestImage:
         path: the file.
         name: relative to the test set's folder, with `/`; what the table shows.
         stem: `name` without its ending where that is enough to tell images apart; files made from it are named so.
+        height: in pixels.
+        width: in pixels.
     """
 
     __test__ = False  # pytest takes it for tests
@@ -33,6 +35,8 @@ class TestImage:
     path: Path
     name: str
     stem: str
+    height: int
+    width: int
 
 
 def find_test_images(dataset: str, root: Path | None, most: int | None) -> list[TestImage]:
@@ -50,12 +54,14 @@ def find_test_images(dataset: str, root: Path | None, most: int | None) -> list[
         UserError: there is no such data set or folder, or a file is no image.
     """
     paths = _all_in(root) if dataset == _FOLDER and root is not None else _named(dataset, root)
-    chosen = sorted(paths)[:most]
-    scan(chosen)
-    names = [_relative(path, root) for path in chosen]
+    chosen = _readable(sorted(paths)[:most])
+    names = [_relative(info.path, root) for info in chosen]
     stems = Counter(Path(name).with_suffix("") for name in names)
     unique = [stem if stems[stem := Path(name).with_suffix("")] == 1 else Path(name) for name in names]
-    return [TestImage(*found) for found in zip(chosen, names, map(Path.as_posix, unique), strict=True)]
+    return [
+        TestImage(info.path, name, stem.as_posix(), info.height, info.width)
+        for info, name, stem in zip(chosen, names, unique, strict=True)
+    ]
 
 
 def read_image(image: TestImage, device: torch.device) -> Tensor:
@@ -70,12 +76,27 @@ def read_image(image: TestImage, device: torch.device) -> Tensor:
 
     Raises:
         UserError: it cannot be decoded.
+        MemoryError: there is not enough memory for it.
     """
     try:
         pixels = torch.from_numpy(decode_image(image.path, max_pixels=MAX_PIXELS))
     except BadImage as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise error.__cause__ from error
         raise UserError(str(error)) from error
     return pixels.permute(2, 0, 1)[None].to(device, torch.float32).div_(255).contiguous()
+
+
+def _readable(paths: Sequence[Path]) -> list[ImageInfo]:
+    found, bad = [], []
+    for path in paths:
+        try:
+            found.append(probe_image(path))
+        except BadImage as error:
+            bad.append(f"{error}; take it out of the folder")
+    if bad:
+        raise UserError(bad)
+    return found
 
 
 def _all_in(root: Path) -> tuple[Path, ...]:

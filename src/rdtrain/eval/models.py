@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Subject:
         source: the file that the weights came from.
         name: in CompressAI's registry.
         model: plain, with tables, on the CPU: an `evaluation_copy`.
-        criterion: the loss of its training; None for a stock model, whose lambda no file tells.
+        criterion: the loss of its training; None for a stock model, whose lambda no file tells. See `with_criterion`.
         run: the run that it belongs to, if any.
     """
 
@@ -114,6 +114,23 @@ def load_subject(source: Path, model_name: str | None) -> Subject:
         return Subject(source, *_stock(source, model_name))
     except LatentOverflow as error:
         raise UserError(f"{source}: {error}") from error
+
+
+def with_criterion(subject: Subject, lmbda: float | None, metric: str | None) -> Subject:
+    """Judge a model by another loss than that of its training, or by any where none is known.
+
+    Args:
+        subject: the model.
+        lmbda: weight of the loss; None to change nothing.
+        metric: `mse` or `ms-ssim`; None for that of the training, else mse.
+
+    Returns:
+        The model with its criterion.
+    """
+    if lmbda is None:
+        return subject
+    known = subject.criterion or RateDistortionLoss(lmbda)
+    return replace(subject, criterion=RateDistortionLoss(lmbda, metric or known.metric, known.form, known.reduction))
 
 
 def _checkpoint(run: RunFolder) -> Path:

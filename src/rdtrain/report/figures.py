@@ -100,7 +100,7 @@ def new_figure(title: str, width: float, height: float, columns: int = 1) -> tup
         The figure and its panels, with a light grid.
     """
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(textwrap.fill(title, int(width * 13)), fontsize=11)
+    figure.suptitle(textwrap.fill(title, int(width * 11)), fontsize=11)
     panels = list(figure.subplots(1, columns, squeeze=False)[0])
     for axes in panels:
         axes.grid(True, color="#dddddd", linewidth=0.6)

@@ -5,7 +5,7 @@ CompressAI is imported inside: pytest loads this file before it filters the libr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,8 @@ from rdtrain.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
+def same_threads(one_thread: None) -> None:
     """The command sets the number of threads of its process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,42 @@ def test_crash_of_the_native_coder_is_a_sentence(forge: Forge, stock: Path) -> N
     path = forge(height=8192, width=16384, padding=(0, 0, 0, 0), shape=(512, 1024), strings=[[b"\xff" * 8]])
     with pytest.raises(UserError, match=r"stopped by SIG|memory"):
         decode(path, order(stock, memory_mb=1500))
+
+
+def hostile(y: bytes, rest: list[list[bytes]]) -> Iterator[list[list[bytes]]]:
+    """Strings that no encoder wrote, in place of the first one."""
+    generator = np.random.default_rng(0)
+    flipped = np.frombuffer(y, np.uint8).copy()
+    flipped[generator.integers(len(y), size=5)] ^= 64
+    yield from ([[string], *rest] for string in (b"", y[: len(y) // 2], flipped.tobytes(), generator.bytes(len(y))))
+    yield [[bytes(10 * 2**20)], *rest]
+    yield [[y, y], *rest]
+    yield [[y], *rest, [y]]
+    yield [*rest, [y]]
+
+
+def outcome(path: Path, asked: Order) -> bool | str:
+    """Whether the pixels are the same, or what the user is told."""
+    try:
+        return decode(path, asked).same
+    except UserError as error:
+        return str(error)
+
+
+@pytest.mark.slow
+def test_hostile_strings_with_the_right_checksum_do_no_harm(tmp_path: Path) -> None:
+    subject, stream, _ = coded("bmshj2018-hyperprior")
+    torch.save(subject.model.state_dict(), tmp_path / "weights.pth")
+    asked = Order(str(tmp_path / "weights.pth"), subject.name, "cpu", 1, None, 100.0, 1500)
+    write_stream(tmp_path / "file.rdt", stream)
+    assert decode(tmp_path / "file.rdt", asked).same
+    (y,), *rest = stream.strings
+    for strings in hostile(y, rest):
+        write_stream(tmp_path / "file.rdt", replace(stream, strings=strings))
+        found = outcome(tmp_path / "file.rdt", asked)
+        # A string behind those that a model reads is never looked at; everything else changes the picture.
+        refused = re.search("cannot decode these|strings make an image|stopped by SIG|enough memory", str(found))
+        assert refused or found is (strings == [[y], *rest, [y]])
 
 
 @pytest.mark.slow
@@ -167,6 +204,18 @@ def test_mistakes_of_the_command(forge: Forge, stock: Path, capsys: pytest.Captu
     assert "type --out file.png" in capsys.readouterr().err
     assert main([str(stock), str(stock), "--cross-check", path]) == 2
     assert "name that one, not 2" in capsys.readouterr().err
+
+
+def test_the_causes_of_a_killed_decoder_are_named(
+    forge: Forge, stock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = forge(writer="cuda H100, torch 3")
+    sentences = {11: "than cuda H100, torch 3: decode the file there", 9: "took too much memory or time"}
+    for number, sentence in sentences.items():
+        killed: subprocess.CompletedProcess[bytes] = subprocess.CompletedProcess([], -number, b"", b"")
+        monkeypatch.setattr(subprocess, "run", lambda *args, killed=killed, **kwargs: killed)
+        assert main([str(stock), "--model", MODEL, "--cross-check", str(path)]) == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_help_is_quick() -> None:
