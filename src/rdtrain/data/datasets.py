@@ -21,6 +21,7 @@ SmallImages = Literal["refuse", "pad"]
 """What to do with an image smaller than the patch: refuse it before the run, or continue it by reflection."""
 
 _NAMED = 3  # files that a problem's sentence names
+_STEP = 64  # every model takes patches whose side is a multiple of it
 
 
 def check_patch_size(images: Sequence[ImageInfo], patch_size: int) -> list[str]:
@@ -38,10 +39,10 @@ def check_patch_size(images: Sequence[ImageInfo], patch_size: int) -> list[str]:
         return []
     names = ", ".join(f"{image.path} ({image.width}x{image.height})" for image in small[:_NAMED])
     side = min(min(image.height, image.width) for image in small)
-    fits = side // 64 * 64 or side
+    smaller_patch = f"dataset.patch_size={side // _STEP * _STEP} or " if side >= _STEP else ""
     return [
         f"{len(small)} of {len(images)} images are smaller than dataset.patch_size={patch_size}: {names}"
-        f"{', ...' if len(small) > _NAMED else ''}; type dataset.patch_size={fits} or dataset.small_images=pad"
+        f"{', ...' if len(small) > _NAMED else ''}; type {smaller_patch}dataset.small_images=pad, or remove them"
     ]
 
 

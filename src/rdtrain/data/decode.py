@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 import threading
 import warnings
@@ -37,6 +38,7 @@ _UPRIGHT = {
     7: (True, -1, -1),
     8: (True, -1, 1),
 }
+_KINDS = {stat.S_IFDIR: "directory", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 # Pillow's names for 16-bit values in a file, big-endian, little-endian or native -> the opposite order
 _OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 
@@ -46,16 +48,18 @@ class BadImage(Exception):
 
     Args:
         path: the file.
-        reason: what is wrong with it, without the path.
+        reason: what is wrong with it, in the same words for all files with that fault, so that they can be counted.
+        detail: what is particular about this one.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)
+    def __init__(self, path: Path, reason: str, detail: str = "") -> None:
+        super().__init__(path, reason, detail)
         self.path = path
         self.reason = reason
+        self.detail = detail
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{self.path}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,8 @@ def decode_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         uint8 array of shape (H, W, 3), C-contiguous and writable.
 
     Raises:
-        BadImage: missing, unreadable, empty, truncated, damaged, animated, too large, or of a kind without a defined
-            white level (32-bit integers and floats).
+        BadImage: missing, unreadable, no regular file, empty, truncated, damaged, animated, too large, or of a kind
+            without a defined white level (32-bit integers and floats).
     """
     with _naming_faults(path), _open(path, max_pixels) as image:
         orientation = _orientation(image)
@@ -158,42 +162,49 @@ def _naming_faults(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
             raise  # too many open files: the machine's limit, not the image's fault
-        raise BadImage(path, _reason(error)) from error
+        raise BadImage(path, *_reason(error, path)) from error
 
 
-def _reason(error: Exception) -> str:
-    """Return in a few words what an exception of Pillow or the system means for the file."""
+def _reason(error: Exception, path: Path) -> tuple[str, str]:
+    """Return in a few words what an exception of Pillow or the system means for the file, and the particulars."""
     if isinstance(error, FileNotFoundError):
-        return "the file is missing"
+        return "the file is missing", "a link that leads nowhere" if path.is_symlink() else ""
     if isinstance(error, PermissionError):
-        return "no permission to read it"
+        return "no permission to read it", ""
     if isinstance(error, UnidentifiedImageError):
-        return f"not an image in one of the formats {', '.join(FORMATS)}"
+        return f"not an image in one of the formats {', '.join(FORMATS)}", ""
     if isinstance(error, Image.DecompressionBombError):
-        return "so many pixels that it looks like a decompression bomb"
-    return f"damaged or truncated ({error or type(error).__name__})"
+        return "a decompression bomb", f"more than {MAX_PIXELS} pixels, which Pillow never decodes"
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it", ""
+    if isinstance(error, OSError) and error.errno is not None:
+        return "the system cannot read it", str(error.strerror)
+    return "damaged or truncated", str(error) or type(error).__name__
 
 
 def _open(path: Path, max_pixels: int) -> ImageFile.ImageFile:
     # Reads the header only, and refuses what it already rules out.
-    if os.stat(path).st_size == 0:
-        raise BadImage(path, "the file is empty (0 bytes)")
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever for somebody who writes into it
+        raise BadImage(path, "no regular file", _KINDS.get(stat.S_IFMT(status.st_mode), "device"))
+    if status.st_size == 0:
+        raise BadImage(path, "the file is empty", "0 bytes")
     image = Image.open(path, formats=FORMATS)
     fault = _header_fault(image, max_pixels)
     if fault:
         image.close()
-        raise BadImage(path, fault)
+        raise BadImage(path, *fault)
     return image
 
 
-def _header_fault(image: ImageFile.ImageFile, max_pixels: int) -> str | None:
-    """Return what rules an opened image out, None if nothing does."""
+def _header_fault(image: ImageFile.ImageFile, max_pixels: int) -> tuple[str, str] | None:
+    """Return what rules an opened image out and the particulars, None if nothing does."""
     columns, rows = image.size
     if columns * rows > max_pixels:
-        return f"{columns}x{rows} is more than the allowed {max_pixels} pixels"
+        return "more pixels than allowed", f"{columns}x{rows}, dataset.max_pixels={max_pixels}"
     # MPO is what many phones write: a JPEG photograph with previews or a second view behind it. The first is meant.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        return f"animated, or several pages ({getattr(image, 'n_frames', '?')}) in one file"
+        return "animated, or several pages in one file", f"{getattr(image, 'n_frames', '?')} of them"
     return None
 
 
@@ -219,7 +230,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _to_rgb(image: ImageFile.ImageFile, path: Path) -> np.ndarray:
     # The pixels of an opened image as uint8 (H, W, 3), not yet upright.
     if image.mode == "F":
-        raise BadImage(path, "floating-point pixels have no defined white level")
+        raise BadImage(path, "pixels without a defined white level", "floating-point")
     if image.mode.startswith("I"):
         return _grey_to_rgb(np.asarray(image), path)
     low_tiles = _low_byte_tiles(image)
@@ -252,7 +263,7 @@ def _low_byte_tiles(image: ImageFile.ImageFile) -> list[ImageFile._Tile]:
 def _grey_to_rgb(grey: np.ndarray, path: Path) -> np.ndarray:
     # 16-bit grey of shape (H, W), in whatever integer type Pillow holds it, to uint8 (H, W, 3).
     if grey.min() < 0 or grey.max() > 65535:
-        raise BadImage(path, "32-bit pixels have no defined white level")
+        raise BadImage(path, "pixels without a defined white level", "32-bit")
     return np.repeat(_to_8_bit(grey)[..., None], 3, axis=2)
 
 

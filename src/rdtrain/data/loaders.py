@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,11 +12,13 @@ from torch.utils.data import DataLoader
 from rdtrain.data.datasets import FullImages, SmallImages, TrainCrops, ValidCrops, collate
 from rdtrain.data.decode import BadImage
 from rdtrain.data.sampler import CropSampler
-from rdtrain.data.store import ImageStore
+from rdtrain.data.scan import listed
+from rdtrain.data.store import ImageStore, usable_cpus
 from rdtrain.errors import UserError
 
 _MOST_WORKERS = 8
-_NAMED = 3  # files that an error names
+# torch's word for a worker that died, with the ids of one or several
+_DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\) [\w :]+")
 
 
 def make_loaders(
@@ -101,23 +103,41 @@ def explain_loader_error(error: BaseException, stores: Iterable[ImageStore]) -> 
     Returns:
         What to tell the user, if a bad image or the death of a worker process is the cause; None for other errors.
     """
-    stores = list(stores)
+    stores = list(dict.fromkeys(stores))  # infer may be valid
     # torch turns a worker's exception into one with this text, and a worker's death into a RuntimeError of its own.
     if isinstance(error, BadImage) or "Caught BadImage in DataLoader worker" in str(error):
-        bad = [str(image) for store in stores for image in store.bad_images()] or [str(error)]
-        return UserError(
-            ["an image proved bad while the run read it; remove it (for train also: dataset.on_bad_image=skip):", *bad]
+        return UserError(_blame_images(error, stores))
+    death = _DEATH.search(str(error)) if isinstance(error, RuntimeError) else None
+    return None if death is None else UserError(_blame_death(death, stores))
+
+
+def _blame_images(error: BaseException, stores: Sequence[ImageStore]) -> list[str]:
+    """Return sentences about images that proved bad during a run."""
+    found = {store: store.bad_images() for store in stores}
+    bad = [image for images in found.values() for image in images]
+    if any(store.images and len(images) == len(store) for store, images in found.items()):
+        head = "none of the images can be read any more; is dataset.root still there? The same command continues:"
+    else:
+        head = (
+            "an image proved bad while the run read it; put back what is missing, and the same command continues; "
+            "remove what is damaged (for train also: dataset.on_bad_image=skip) to begin anew:"
         )
-    if not isinstance(error, RuntimeError) or "DataLoader worker (pid" not in str(error):
-        return None
-    reading = [str(path) for store in stores for path in store.in_flight()][:_NAMED]
-    where = f"while it decoded {' or '.join(reading)}" if reading else "while it decoded no image; is memory short?"
-    return UserError(f"a data loading process died {where} ({error}); try dataset.workers=0")
+    return [head, *(listed(bad) or [f"  {error}"])]
+
+
+def _blame_death(death: re.Match[str], stores: Sequence[ImageStore]) -> str:
+    """Return a sentence about the death of a worker process."""
+    dead = {int(pid) for pid in death["pids"].split(",")}
+    last = sorted({str(path) for store in stores for path, pid in store.in_flight().items() if pid in dead})
+    return (
+        f"a data loading process died while it decoded {' and '.join(last) or 'no image'} ({death[0].strip()}); the "
+        "same command continues from the last epoch; if it dies again, remove that file, or give the run more memory "
+        "(a lower dataset.workers or dataset.cache_mb needs less)"
+    )
 
 
 def _n_workers(store: ImageStore) -> int:
     """Return how many worker processes pay: none when nothing is left to decode after the first pass."""
     if store.keeps_all:
         return 0
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MOST_WORKERS, usable // 2)
+    return min(_MOST_WORKERS, usable_cpus() // 2)

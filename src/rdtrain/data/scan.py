@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from tqdm import tqdm
 
@@ -18,8 +18,11 @@ from rdtrain.errors import UserError
 OnBadImage = Literal["skip", "error"]
 """What to do with a file that is no usable image: leave it out, or stop."""
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 _THREADS = 16  # most of the time is spent waiting for a disk or a file server
-_NAMED = 20  # bad files that an error names one by one
+_NAMED = 20  # files that a message names one by one
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Scan:
 
 
 def scan(paths: Sequence[Path], *, on_bad_image: OnBadImage = "error", max_pixels: int = MAX_PIXELS) -> Scan:
-    """Read the headers of image files with a pool of threads; shows progress on a terminal when it takes over a second.
+    """Read the headers of image files.
 
     Args:
         paths: the files.
@@ -56,27 +59,58 @@ def scan(paths: Sequence[Path], *, on_bad_image: OnBadImage = "error", max_pixel
         except BadImage as bad:
             return bad
 
-    with ThreadPoolExecutor(min(_THREADS, max(1, len(paths)))) as pool:
-        progress = tqdm(
-            pool.map(probe, paths), total=len(paths), desc="image headers", delay=1.0, leave=False, disable=None
-        )
-        found = list(progress)
+    found = in_threads(probe, paths, _THREADS, "image headers")
     result = Scan(
         images=tuple(item for item in found if isinstance(item, ImageInfo)),
         bad=tuple(item for item in found if isinstance(item, BadImage)),
     )
     if result.bad and (on_bad_image == "error" or not result.images):
-        raise UserError(_complaint(result))
+        raise UserError(complaint(result.bad, len(paths)))
     return result
 
 
-def _complaint(result: Scan) -> list[str]:
-    """Return sentences that name the bad files and what to type."""
-    n_bad, n_all = len(result.bad), len(result.bad) + len(result.images)
-    remedy = "type dataset.on_bad_image=skip to leave them out" if result.images else "type another dataset.root=FOLDER"
-    listed = [f"  {bad}" for bad in result.bad[:_NAMED]]
-    more = [f"  and {n_bad - _NAMED} more"] if n_bad > _NAMED else []
-    return [f"{n_bad} of {n_all} image files cannot be used; {remedy}:", *listed, *more]
+def in_threads(work: Callable[[Item], Result], items: Sequence[Item], threads: int, name: str) -> list[Result]:
+    """Do the same with many items at once; shows progress on a terminal when it takes over a second.
+
+    Args:
+        work: what to do with one.
+        items: of the work.
+        threads: at most so many at once.
+        name: of the progress bar.
+
+    Returns:
+        What the work returned, in the order of the items.
+    """
+    with ThreadPoolExecutor(min(threads, max(1, len(items)))) as pool:
+        done = pool.map(work, items)
+        return list(tqdm(done, total=len(items), desc=name, delay=1.0, leave=False, disable=None))
+
+
+def complaint(bad: Sequence[BadImage], n_all: int) -> list[str]:
+    """Name the files that cannot be used and say what to type.
+
+    Args:
+        bad: these files.
+        n_all: number of files among which they are.
+
+    Returns:
+        A sentence, and a line for each of the first twenty.
+    """
+    remedy = "dataset.on_bad_image=skip to leave them out" if len(bad) < n_all else "another dataset.root=FOLDER"
+    return [f"{len(bad)} of {n_all} image files cannot be used; type {remedy}:", *listed(bad)]
+
+
+def listed(bad: Sequence[BadImage]) -> list[str]:
+    """Name files one by one, as far as a person reads on.
+
+    Args:
+        bad: the files.
+
+    Returns:
+        A line for each of the first twenty, and one that counts the rest.
+    """
+    more = [f"  and {len(bad) - _NAMED} more"] if len(bad) > _NAMED else []
+    return [*(f"  {image}" for image in bad[:_NAMED]), *more]
 
 
 def fingerprint(images: Iterable[ImageInfo]) -> str:

@@ -49,7 +49,7 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     """Find the files with an image's suffix in a folder and below, sorted by their relative paths.
 
     Hidden files and folders are left out (macOS leaves `._name.jpg` files that are no images); links to folders are
-    not followed.
+    not followed. Links that lead nowhere and pipes are listed too: a scan refuses and names them.
 
     Args:
         folder: where to look.
@@ -66,8 +66,8 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     try:
         for here, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            wanted = (Path(here, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES)
-            found.extend(path for path in wanted if path.is_file())
+            wanted = (name for name in names if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
+            found.extend(Path(here, name) for name in wanted)
     except OSError as error:
         raise LayoutError(f"cannot be read ({error})") from error
     return tuple(sorted(found))

@@ -8,18 +8,22 @@ instead, each keeps its own.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rdtrain.data.decode import MAX_PIXELS, BadImage, ImageInfo, decode_image
-from rdtrain.data.scan import OnBadImage
+from rdtrain.data.scan import OnBadImage, in_threads
 from rdtrain.errors import UserError
 
-# State of an image, one shared byte each. A process that dies while decoding leaves _DECODING behind: its last words.
-_UNSEEN, _READY, _BAD, _DECODING = range(4)
+# State of an image, one shared number each. A positive one is the id of the process that is decoding the image; one
+# that dies leaves it behind: its last words.
+_UNSEEN, _READY, _BAD = 0, -1, -2
+_STATE = np.dtype(np.int32)
 _NOT_KEPT = -1
 
 
@@ -36,6 +40,7 @@ class ImageStore:
         on_bad_image: what to do when an image proves bad only now (truncated, or gone since the scan): `error` raises,
             `skip` puts the next good image in its place.
         max_pixels: passed to `decode_image`.
+        left_out: files that belong to these images and were found to be bad before, for the record.
 
     Raises:
         UserError: the memory cannot be reserved.
@@ -48,9 +53,12 @@ class ImageStore:
         *,
         on_bad_image: OnBadImage = "error",
         max_pixels: int = MAX_PIXELS,
+        left_out: Sequence[BadImage] = (),
     ) -> None:
         self.images = tuple(images)
+        self.left_out = tuple(left_out)
         self.kept_bytes = 0
+        self._explained: dict[int, BadImage] = {}
         self._on_bad_image = on_bad_image
         self._max_pixels = max_pixels
         self._offsets = [self._reserve(image, cache_bytes) for image in self.images]
@@ -77,33 +85,50 @@ class ImageStore:
             Index of the image that is returned, and its pixels, uint8 (H, W, 3).
 
         Raises:
-            BadImage: the image is bad and `on_bad_image` is `error`.
-            UserError: all images are bad.
+            BadImage: the image is bad and `on_bad_image` is `error`, or all images are.
         """
-        for step in range(len(self)):
+        others = len(self) - 1 if self._on_bad_image == "skip" else 0
+        for step in range(others):
             candidate = (index + step) % len(self)
-            try:
+            with suppress(BadImage):
                 return candidate, self._load(candidate)
-            except BadImage:
-                if self._on_bad_image == "error":
-                    raise
-        raise UserError(f"none of the {len(self)} images can be read (any more); is dataset.root still there?")
+        last = (index + others) % len(self)
+        return last, self._load(last)
+
+    def read(self, most: int | None = None) -> tuple[BadImage, ...]:
+        """Decode images ahead, with a thread for each CPU, and keep those that fit.
+
+        Args:
+            most: the first so many; None for all.
+
+        Returns:
+            Those that are bad.
+        """
+
+        def load(index: int) -> None:
+            with suppress(BadImage):
+                self._load(index)
+
+        in_threads(load, range(len(self))[:most], usable_cpus(), "images to validate on")
+        return self.bad_images()
 
     def bad_images(self) -> tuple[BadImage, ...]:
         """Name the images that proved bad in any of the processes that share this store.
 
         Returns:
-            One `BadImage` each; the reason is found by reading the file again.
+            One `BadImage` each; the reason is found by reading the file again, once.
         """
-        return tuple(self._explain(index) for index in np.flatnonzero(self._states == _BAD))
+        bad = np.flatnonzero(self._states == _BAD).tolist()
+        self._explained.update({index: self._explain(index) for index in bad if index not in self._explained})
+        return tuple(self._explained[index] for index in bad)
 
-    def in_flight(self) -> tuple[Path, ...]:
+    def in_flight(self) -> dict[Path, int]:
         """Name the files that some process is decoding, or was when it died.
 
         Returns:
-            Their paths.
+            The process's id by file.
         """
-        return tuple(self.images[index].path for index in np.flatnonzero(self._states == _DECODING))
+        return {self.images[index].path: int(self._states[index]) for index in np.flatnonzero(self._states > 0)}
 
     def _reserve(self, image: ImageInfo, cache_bytes: int) -> int:
         # Gives an image its place among the kept pixels, if it still fits.
@@ -116,11 +141,12 @@ class ImageStore:
     def _allocate(self) -> None:
         # Maps the shared bytes: the states, then the kept pixels. Pages take memory when they are first written.
         try:
-            shared = mmap.mmap(-1, max(1, len(self) + self.kept_bytes))
+            shared = mmap.mmap(-1, max(1, len(self) * _STATE.itemsize + self.kept_bytes))
         except OSError as error:
             megabytes = self.kept_bytes // 2**20
             raise UserError(f"cannot reserve {megabytes} MB for images ({error}); lower dataset.cache_mb") from error
-        self._states, self._pixels = np.split(np.frombuffer(shared, dtype=np.uint8), [len(self)])
+        self._states = np.frombuffer(shared, _STATE, len(self))
+        self._pixels = np.frombuffer(shared, np.uint8, offset=self._states.nbytes)
 
     def _load(self, index: int) -> np.ndarray:
         # The pixels are complete before the state says so. A reader comes to them thousands of instructions after it
@@ -130,7 +156,7 @@ class ImageStore:
             return self._kept(index)
         if state == _BAD:
             raise BadImage(self.images[index].path, "could not be read earlier in this run")
-        self._states[index] = _DECODING
+        self._states[index] = os.getpid()
         try:
             pixels = self._decode(index)
         except BadImage:
@@ -147,7 +173,7 @@ class ImageStore:
         image = self.images[index]
         pixels = decode_image(image.path, max_pixels=self._max_pixels)
         if pixels.shape != (image.height, image.width, 3):
-            raise BadImage(image.path, f"was {image.width}x{image.height} when the run started, and has changed")
+            raise BadImage(image.path, "changed since the run started", f"it was {image.width}x{image.height}")
         return pixels
 
     def _kept(self, index: int) -> np.ndarray:
@@ -167,6 +193,15 @@ class ImageStore:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._allocate()
+
+
+def usable_cpus() -> int:
+    """Count the CPUs that this process may use.
+
+    Returns:
+        At least 1.
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _n_bytes(image: ImageInfo) -> int:

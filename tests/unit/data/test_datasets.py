@@ -102,13 +102,13 @@ def test_check_patch_size_names_three_and_what_to_type() -> None:
     assert check_patch_size(images, 100) == []
     assert check_patch_size(images, 102) == [
         "2 of 6 images are smaller than dataset.patch_size=102: /data/0.png (300x100), /data/1.png (300x101); "
-        "type dataset.patch_size=64 or dataset.small_images=pad"
+        "type dataset.patch_size=64 or dataset.small_images=pad, or remove them"
     ]
     (sentence,) = check_patch_size(images, 256)
     assert "6 of 6" in sentence
     assert "/data/2.png (300x102), ...;" in sentence
     assert "/data/3.png" not in sentence
-    assert "type dataset.patch_size=40 " in check_patch_size([ImageInfo(Path("a"), 40, 50, 1)], 64)[0]
+    assert "; type dataset.small_images=pad, " in check_patch_size([ImageInfo(Path("a"), 40, 50, 1)], 64)[0]
 
 
 @pytest.mark.parametrize(("height", "width", "top", "left"), [(8, 8, 0, 0), (21, 30, 6, 11), (9, 8, 0, 0)])

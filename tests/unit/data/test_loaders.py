@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from rdtrain.data import loaders as loaders_module
 from rdtrain.data import store as store_module
 from rdtrain.data.datasets import choose_crop
 from rdtrain.data.decode import BadImage, ImageInfo, decode_image
@@ -168,7 +169,7 @@ def test_options_reach_the_datasets(infos: Infos) -> None:
 def test_automatic_workers(
     infos: Infos, monkeypatch: pytest.MonkeyPatch, cpus: int, cache_bytes: int, workers: int
 ) -> None:
-    monkeypatch.setattr(loaders_module.os, "sched_getaffinity", lambda _: set(range(cpus)))
+    monkeypatch.setattr(store_module.os, "sched_getaffinity", lambda _: set(range(cpus)))
     assert make(infos(4), cache_bytes, workers="auto")["train"].num_workers == workers
 
 
@@ -228,32 +229,48 @@ def failure(loader: DataLoader) -> Exception:
     raise AssertionError("nothing was raised")
 
 
-def deadly(name: str) -> Callable[..., np.ndarray]:
+def deadly(name: str, death: Callable[[], object]) -> Callable[..., np.ndarray]:
     def decode(path: Path, **options: int) -> np.ndarray:
         if path.name == name:
-            os.kill(os.getpid(), signal.SIGKILL)  # what a crash of a decoder or a lack of memory looks like
+            death()
+        elif os.getpid() != MAIN:
+            time.sleep(0.05)  # the other workers are in the middle of something too
         return decode_image(path, **options)
 
     return decode
 
 
+MAIN = os.getpid()
+DEATHS: dict[str, Callable[[], object]] = {
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),  # what a lack of memory looks like
+    "segmentation fault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "exit 1": lambda: os._exit(1),
+    "exit 0": lambda: os._exit(0),  # torch looks for it every five seconds
+}
+
+
 @pytest.mark.timeout(60)
-def test_a_worker_that_dies_is_an_error_that_names_the_file(infos: Infos, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = infos(10)
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_worker_that_dies_is_an_error_that_names_its_file_only(
+    infos: Infos, monkeypatch: pytest.MonkeyPatch, death: str
+) -> None:
+    images = infos(16)
     images[1].path.write_bytes(b"")  # skipped, and not to be blamed
-    monkeypatch.setattr(store_module, "decode_image", deadly("006.png"))
+    faulthandler_was_on = faulthandler.is_enabled()
+    faulthandler.disable()  # it would print this process's stack for the worker
+    monkeypatch.setattr(store_module, "decode_image", deadly("006.png", DEATHS[death]))
     store = ImageStore(images, 0, on_bad_image="skip")
-    loaders = make_loaders({"train": store}, patch_size=8, batch_size=4, valid_batch_size=1, seed=11, workers=2)
-    loader = loaders["train"]
-    error = failure(loader)
+    loaders = make_loaders({"train": store}, patch_size=8, batch_size=4, valid_batch_size=1, seed=11, workers=4)
+    begun = time.monotonic()
+    error = failure(loaders["train"])
+    explained = explain_loader_error(error, [store])
+    if faulthandler_was_on:
+        faulthandler.enable()
+    assert time.monotonic() - begun < 15
     assert isinstance(error, RuntimeError)
-    assert "DataLoader worker" in str(error)
-    explained = explain_loader_error(error, [loader.dataset.store])
     assert explained is not None
-    assert "a data loading process died while it decoded" in str(explained)
-    assert str(images[6].path) in str(explained)
-    assert "001.png" not in str(explained)
-    assert "dataset.workers=0" in str(explained)
+    assert f"a data loading process died while it decoded {images[6].path} (DataLoader worker" in str(explained)
+    assert "the same command continues" in str(explained)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -265,8 +282,23 @@ def test_a_bad_image_is_named(infos: Infos, workers: int) -> None:
     assert isinstance(error, RuntimeError if workers else BadImage)
     explained = explain_loader_error(error, [loader.dataset.store])
     assert explained is not None
-    assert explained.problems[0].endswith("remove it (for train also: dataset.on_bad_image=skip):")
-    assert explained.problems[1:] == [f"{images[3].path}: the file is empty (0 bytes)"]
+    assert "dataset.on_bad_image=skip" in explained.problems[0]
+    assert explained.problems[1:] == [f"  {images[3].path}: the file is empty (0 bytes)"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_folder_that_is_gone_is_one_short_error(infos: Infos, workers: int) -> None:
+    images = infos(30)
+    store = ImageStore(images, 0, on_bad_image="skip")
+    loaders = make_loaders({"train": store}, patch_size=8, batch_size=4, valid_batch_size=1, seed=11, workers=workers)
+    for image in images:
+        image.path.unlink()
+    explained = explain_loader_error(failure(loaders["train"]), [store])
+    assert explained is not None
+    assert explained.problems[0].startswith("none of the images can be read any more; is dataset.root still there?")
+    assert explained.problems[1] == f"  {images[0].path}: the file is missing"
+    assert len(explained.problems) == 22
+    assert "Traceback" not in str(explained)
 
 
 def test_other_errors_are_not_explained_away(infos: Infos) -> None:

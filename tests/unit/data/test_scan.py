@@ -36,7 +36,7 @@ def test_skip_keeps_the_order_and_names_the_bad(folder: Path) -> None:
         ("good2.png", 7, 7),
     ]
     assert [bad.path.name for bad in result.bad] == ["empty.png", "text.png"]
-    assert result.bad[0].reason == "the file is empty (0 bytes)"
+    assert str(result.bad[0]) == f"{folder / 'empty.png'}: the file is empty (0 bytes)"
 
 
 def test_error_lists_all_bad_files_at_once(folder: Path) -> None:
@@ -64,7 +64,7 @@ def test_nothing_good_is_an_error_even_when_skipping(folder: Path) -> None:
 def test_limit_on_pixels(folder: Path) -> None:
     result = scan(files(folder), on_bad_image="skip", max_pixels=42)
     assert [image.path.name for image in result.images] == ["good0.png", "good1.png"]
-    assert "7x7 is more than the allowed 42 pixels" in [bad.reason for bad in result.bad]
+    assert "7x7, dataset.max_pixels=42" in [bad.detail for bad in result.bad]
 
 
 def test_no_files_and_no_output(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -64,9 +64,14 @@ def test_list_images(tmp_path: Path, write: Callable[..., Path]) -> None:
     for name in ("a/notes.txt", "a/._b.png", ".hidden/a.png", "x.png/inside.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no image")
-    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
     assert list_images(tmp_path) == tuple(sorted(wanted))
     assert list_images(tmp_path / "none") == ()
+
+
+def test_what_looks_like_an_image_but_is_no_file_is_listed_so_that_the_scan_names_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "nowhere.png").symlink_to("gone.png")
+    assert list_images(tmp_path) == (tmp_path / "nowhere.png", tmp_path / "pipe.png")
 
 
 def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path, write: Callable[..., Path]) -> None:
