@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from rdtrain import random_state
 from rdtrain.config.schema import Config
 from rdtrain.conv.convert import Converted, to_plain
 from rdtrain.conv.layers import cached_kernels, spectral_layers
@@ -29,6 +30,9 @@ from rdtrain.early_stop import BestSoFar
 from rdtrain.engine import autocast
 from rdtrain.errors import UserError
 from rdtrain.evaluation import ImageRow, evaluate_image, evaluation_copy, forward_variants, mean_row
+from rdtrain.infer_plan import Budget, real_policy
+from rdtrain.interruption import Interruption
+from rdtrain.latents import Shown, keeps_images, watched
 from rdtrain.metrics import Means
 from rdtrain.ranks import gathered, keep_quantiles_local, merged, rank_share
 from rdtrain.run_folder import RunFolder
@@ -50,12 +54,14 @@ class ImageCompressionRunner(dl.Runner):
         folder: where the run writes.
         stores: the images by loader, for their names.
         resume_from: what its last checkpoint held, None for a new run.
+        interruption: takes the signals that end the run.
 
     Attributes:
         steps: optimizer steps since the beginning of the run.
         elapsed_s: seconds in loaders, over all parts of a continued run.
         stepped: whether this batch made an optimizer step.
         is_last_epoch: whether no epoch follows this one.
+        within_epoch: where in its first epoch a continued run goes on, None for its beginning.
         best: the best monitored value and its epoch.
         is_best: whether this epoch is the best so far.
         final: last measured value by `<loader>/<metric>`.
@@ -63,7 +69,8 @@ class ImageCompressionRunner(dl.Runner):
         switched_at: epoch, step and circumstances at which they did.
         drop_absorbed: whether the switch took the place of this epoch's scheduler step.
         warnings: what the user should know afterwards.
-        shown: name, x and x_hat (3, H, W) of infer images to look at.
+        shown: infer images to look at.
+        drawn: PNG files by name, made of them by `rdtrain.callbacks.Figures`.
     """
 
     def __init__(
@@ -72,18 +79,22 @@ class ImageCompressionRunner(dl.Runner):
         folder: RunFolder,
         stores: Mapping[str, ImageStore],
         resume_from: dict[str, Any] | None = None,
+        interruption: Interruption | None = None,
     ) -> None:
         super().__init__()
+        self.interruption = interruption or Interruption()
         self.config, self.folder, self.stores, self.resume_from = config, folder, stores, resume_from
         self.monitor_loader, self.monitor_metric = config.runner.monitor.split("/", 1)
         self.steps, self.elapsed_s = 0, 0.0
         self.stepped = self.is_last_epoch = self.is_best = False
+        self.within_epoch: dict[str, Any] | None = None
         self.best = BestSoFar()
         self.final: dict[str, float] = {}
         self.switch_pending = self.drop_absorbed = False
         self.switched_at: dict[str, Any] | None = None
         self.warnings: list[str] = []
-        self.shown: list[tuple[str, Tensor, Tensor]] = []
+        self.shown: list[Shown] = []
+        self.drawn: dict[str, bytes] = {}
         self.ema: AveragedModel | None = None
         self._evaluated: nn.Module | None = None
 
@@ -127,6 +138,7 @@ class ImageCompressionRunner(dl.Runner):
         decay = self.config.engine.ema_decay
         if decay is not None:
             self.ema = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.real_policy = real_policy(self.config.infer.real, self.net, self.config.runner.monitor)
 
     # What callbacks read
 
@@ -146,9 +158,19 @@ class ImageCompressionRunner(dl.Runner):
         return self.epoch_metrics[self.monitor_loader][self.monitor_metric]
 
     @property
+    def is_last_batch(self) -> bool:
+        """Whether the loader has no batch after this one."""
+        return self._batches >= self.loader_batches
+
+    @property
     def is_spectral(self) -> bool:
         """Whether any conv is stored in the frequency domain."""
         return bool(spectral_layers(self.net))
+
+    @property
+    def keeps_images(self) -> bool:
+        """Whether the images of this epoch's infer pass are kept, were there one."""
+        return keeps_images(self.epoch_step, self.config.infer.every_n_epochs, self.is_last_epoch)
 
     def measured(self) -> dict[str, dict[str, float]]:
         """This epoch's metrics.
@@ -187,10 +209,10 @@ class ImageCompressionRunner(dl.Runner):
         Args:
             runner: this runner.
         """
+        self.train_sampler.seek(self.epoch_step + 1)
         super().on_epoch_start(runner)
         self.is_last_epoch = self.epoch_step >= self.num_epochs
         self.drop_absorbed = self.is_best = False
-        self.train_sampler.seek(self.epoch_step)
 
     def _run_epoch(self) -> None:
         for key, loader in self.loaders.items():
@@ -208,9 +230,12 @@ class ImageCompressionRunner(dl.Runner):
         self.means = Means()
         # Catalyst's own counters are multiplied by the number of processes.
         self._batches = self._samples = 0
-        start = time.monotonic()
+        self.loader_batches = len(self.loader)
+        self._loader_start = time.monotonic()
         with self._prepared_for_loader():
-            super()._run_loader()
+            if self._batches < self.loader_batches:
+                super()._run_loader()
+        start = self._loader_start
         self.elapsed_s += time.monotonic() - start
         if self.is_infer_loader:  # not every image has every metric
             self.loader_metrics.update(mean_row(gathered(self._rows, self.engine)))
@@ -228,14 +253,66 @@ class ImageCompressionRunner(dl.Runner):
             self._rows: list[ImageRow] = []
             self.shown = []
             self._evaluated = evaluation_copy(self.judged)
-            yield
+            self._real = self.real_policy == "always" or self.is_best or self.is_last_epoch
+            self._budget = Budget(self.config.infer.max_seconds)
+            with self.interruption.at_once():
+                yield
             self._evaluated = None
+            self._say_what_infer_left_out()
         elif self.is_valid_loader:
             self.judged.eval()
-            with cached_kernels(self.judged):
+            with cached_kernels(self.judged), self.interruption.at_once():
                 yield
         else:
+            if self.within_epoch is not None:
+                self._go_on(self.within_epoch)
+                self.within_epoch = None
             yield
+
+    def place_in_epoch(self) -> dict[str, Any]:
+        """Where the training loader stands; all processes call this together.
+
+        Returns:
+            Seconds in the loader, and for each process its batches, samples, sums of metrics and random generators.
+        """
+        own = {
+            "batches": self._batches,
+            "samples": self._samples,
+            "means": self.means.state_dict(),
+            "random": random_state.capture(),
+        }
+        return {"seconds": time.monotonic() - self._loader_start, "processes": gathered([own], self.engine)}
+
+    def _go_on(self, place: dict[str, Any]) -> None:
+        processes = self.engine.num_processes
+        if len(place["processes"]) != processes:
+            raise UserError(
+                f"the run was interrupted within an epoch of {len(place['processes'])} process(es), "
+                f"and cannot go on with {processes}: start it with as many"
+            )
+        own = place["processes"][self.engine.process_index]
+        self._batches, self._samples = own["batches"], own["samples"]
+        self._loader_start -= place["seconds"]
+        self.loader_batch_step, self.loader_sample_step = self._batches * processes, self._samples * processes
+        self.means.load_state_dict(own["means"], self.engine.device)
+        self.train_sampler.seek(self.epoch_step, self._samples * processes)
+        random_state.restore(own["random"])
+
+    def _say_what_infer_left_out(self) -> None:
+        if not self.engine.is_main_process:
+            return
+        if not self._real:
+            print(
+                f"infer of epoch {self.epoch_step}: forward only, since {self.config.model.name} codes pixel by pixel; "
+                "bitstreams are written at the best epochs and the last (infer.real=always: at every pass)"
+                if self.config.infer.real == "auto"
+                else f"infer of epoch {self.epoch_step}: forward only (infer.real=best)"
+            )
+        if self._budget.skipped:
+            print(
+                f"infer of epoch {self.epoch_step}: stopped after {self._budget.taken} of "
+                f"{self._budget.taken + self._budget.skipped} images (infer.max_seconds={self._budget.seconds:g})"
+            )
 
     def _refuse_divergence(self) -> None:
         loss = self.loader_metrics.get("loss/forward/unclamped")
@@ -274,20 +351,23 @@ class ImageCompressionRunner(dl.Runner):
         self._samples += len(x)
 
     def _infer(self, x: Tensor, batch: dict[str, Tensor]) -> None:
-        row = evaluate_image(self._evaluated, x, self.criterion)
+        if not self._budget.take():
+            return
+        with watched(self._evaluated) as watch:
+            row = evaluate_image(self._evaluated, x, self.criterion, self.config.ledger.mode, self._real)
         self._rows.append(
             replace(row, image=torch.empty(0), strings=None)
         )  # those of many images would fill the memory
         if len(self.shown) < _SHOWN:
             name = self.stores["infer"].images[int(batch["index"])].path.stem
-            self.shown.append((name, batch["x"][0].cpu(), row.image))
+            self.shown.append(Shown(name, batch["x"][0].cpu(), row.image, watch.latents(maps=not self.shown)))
 
     def _validate(self, x: Tensor) -> None:
         out = self.judged(x)
         self.means.update(forward_variants(self.criterion, out, x))
 
     def _train(self, x: Tensor) -> None:
-        place, in_group = place_in_group(self._batches, len(self.loader), self.config.engine.accumulate)
+        place, in_group = place_in_group(self._batches, self.loader_batches, self.config.engine.accumulate)
         self.stepped = place == in_group - 1
         if place == 0:
             for optimizer in self.optimizer.values():

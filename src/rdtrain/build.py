@@ -21,6 +21,7 @@ from rdtrain.data.store import ImageStore
 from rdtrain.engine import choose_device, keep_entropy_models_in_float32
 from rdtrain.errors import UserError
 from rdtrain.evaluation import stride
+from rdtrain.interruption import Interruption
 from rdtrain.losses import RateDistortionLoss
 from rdtrain.run_folder import RunFolder
 from rdtrain.runners import ImageCompressionRunner
@@ -158,7 +159,11 @@ def callbacks(config: Config) -> dict[str, dl.Callback]:
 
 
 def runner(
-    config: Config, folder: RunFolder, stores: Mapping[str, ImageStore], state: dict[str, Any] | None
+    config: Config,
+    folder: RunFolder,
+    stores: Mapping[str, ImageStore],
+    state: dict[str, Any] | None,
+    interruption: Interruption,
 ) -> ImageCompressionRunner:
     """Make the runner.
 
@@ -167,8 +172,9 @@ def runner(
         folder: where the run writes.
         stores: the images by loader.
         state: the checkpoint to continue from, None for a new run.
+        interruption: takes the signals that end the run.
 
     Returns:
         The runner named by `runner._target_`.
     """
-    return make({"_target_": config.runner.target}, config, folder, stores, state)
+    return make({"_target_": config.runner.target}, config, folder, stores, state, interruption)

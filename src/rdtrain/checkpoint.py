@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,29 +14,32 @@ from rdtrain.errors import UserError
 if TYPE_CHECKING:
     from rdtrain.runners import ImageCompressionRunner
 
-FORMAT = 1
+FORMAT = 2
 
 
-def capture(runner: ImageCompressionRunner) -> dict[str, Any]:
-    """Collect the state of a run at the end of an epoch.
+def capture(runner: ImageCompressionRunner, within_epoch: bool = False) -> dict[str, Any]:
+    """Collect the state of a run, at the end of an epoch or between two training steps.
 
-    No random state is in it: the runner seeds every epoch and loader from the seed and the epoch's number.
+    At the end of an epoch no random state is in it: the runner seeds every loader from the seed and the epoch's number.
 
     Args:
         runner: of the run.
+        within_epoch: the epoch goes on; all processes of the run call this together.
 
     Returns:
-        Nested dicts of tensors, numbers and strings.
+        Nested dicts of tensors, numbers and strings; those of the model and the optimizers are the live ones. `epoch`
+        counts whole epochs.
     """
     return {
         "format": FORMAT,
         "run_id": runner.folder.id,
-        "epoch": runner.epoch_step,
+        "epoch": runner.epoch_step - within_epoch,
+        "within_epoch": runner.place_in_epoch() if within_epoch else None,
         "steps": runner.steps,
         "batch_step": runner.batch_step,
         "sample_step": runner.sample_step,
         "elapsed_s": runner.elapsed_s,
-        "is_last_epoch": runner.is_last_epoch,
+        "is_last_epoch": runner.is_last_epoch and not within_epoch,
         "best": runner.best.state_dict(),
         "final": dict(runner.final),
         "switched_at": runner.switched_at,
@@ -71,6 +75,7 @@ def restore(runner: ImageCompressionRunner, state: dict[str, Any]) -> None:
     runner.elapsed_s, runner.final = state["elapsed_s"], state["final"]
     runner.switched_at, runner.warnings = state["switched_at"], state["warnings"]
     runner.best.load_state_dict(state["best"])
+    runner.within_epoch = state["within_epoch"]
     runner.need_early_stop = runner.is_last_epoch = state["is_last_epoch"]
 
 
@@ -87,14 +92,48 @@ def read(path: Path) -> dict[str, Any]:
         UserError: the file is damaged, or of another version.
     """
     try:
+        _check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({str(error).splitlines()[0]}); delete it to begin the run anew"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is no checkpoint of this version of rdtrain; delete it to begin the run anew")
     return state
+
+
+def _check_sums(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:  # torch.load does not look
+            raise zipfile.BadZipFile(f"{damaged} is not what was written")
+
+
+def newest(last: Path, best: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Read the checkpoint to continue from.
+
+    Args:
+        last: the newest checkpoint.
+        best: an older one of the same run, used where `last` is damaged.
+
+    Returns:
+        Its content, None where there is no checkpoint yet, and a sentence about damage.
+
+    Raises:
+        UserError: there are checkpoints, and none of them can be read.
+    """
+    if not last.exists():
+        return None, None
+    try:
+        return read(last), None
+    except UserError as error:
+        if not best.exists():
+            raise
+        state = read(best)
+        return (
+            state,
+            f"{error.problems[0].split(';')[0]}; the run goes on from {best.name}, after epoch {state['epoch']}",
+        )
 
 
 def _stateful(runner: ImageCompressionRunner) -> list[tuple[str, Any]]:

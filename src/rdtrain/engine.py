@@ -16,7 +16,9 @@ from catalyst.engines.torch import CPUEngine, GPUEngine
 from compressai.entropy_models import EntropyModel
 from torch import Tensor, nn
 
-from rdtrain.config.schema import Engine
+from rdtrain.config import schema
+
+Engine = CPUEngine | GPUEngine
 
 
 def choose_device(name: str) -> torch.device:
@@ -33,7 +35,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def make_engine(engine: Engine) -> CPUEngine | GPUEngine:
+def make_engine(engine: schema.Engine) -> Engine:
     """Make the Catalyst engine.
 
     Args:

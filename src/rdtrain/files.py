@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -56,7 +57,24 @@ def write_tensors(path: Path, content: dict[str, Any]) -> None:
         path: final name.
         content: nested dicts and lists of tensors, numbers and strings.
     """
-    write_atomically(path, lambda file: torch.save(content, file))
+    buffer = io.BytesIO()  # torch.save hides why a disk refuses
+    torch.save(content, buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Delete what a process that was killed while it wrote has left.
+
+    Args:
+        folder: that no other process writes to.
+
+    Returns:
+        The deleted files.
+    """
+    leftovers = sorted(folder.rglob(".*.tmp"))
+    for path in leftovers:
+        path.unlink()
+    return leftovers
 
 
 def _finite(value: Any) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     Number = TypeVar("Number", float, Tensor)
@@ -55,6 +56,8 @@ _OTHERS = [  # (name, unit, meaning, loaders)
     ("time/encode_coder_ms", "ms", "entropy coder of compress, per image", ("infer",)),
     ("time/decode_net_ms", "ms", "decompress without the entropy coder, per image", ("infer",)),
     ("time/decode_coder_ms", "ms", "entropy coder of decompress, per image", ("infer",)),
+    ("outside/forward/unclamped", "1", "share of x_hat's values outside [0, 1]; forward pass", ("valid", "infer")),
+    ("outside/real/unclamped", "1", "share of x_hat's values outside [0, 1]; decompress, before it clamps", ("infer",)),
     ("rate_gap/total", "bit", "real minus estimated bits of the unpadded image: the sum of the next", ("infer",)),
     ("rate_gap/padding", "bit", "estimated bits of latents that cover nothing but padding", ("infer",)),
     ("rate_gap/tables", "bit", "coding with 16-bit tables instead of the model's probabilities", ("infer",)),
@@ -244,6 +247,24 @@ class Means:
             total[name] += value
             weight[name] += n
         return with_psnr_of_mean_mse({name: total[name] / weight[name] for name in total})
+
+    def state_dict(self) -> list[tuple[list[str], Tensor, int]]:
+        """What a checkpoint within an epoch keeps.
+
+        Returns:
+            Names, sums and number of images of each set of names.
+        """
+        return [(list(names), self._sums[names].clone(), self._counts[names]) for names in self._sums]
+
+    def load_state_dict(self, state: list[tuple[list[str], Tensor, int]], device: torch.device | str) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            state: of `state_dict`.
+            device: of the values to come.
+        """
+        self._sums = {tuple(names): sums.to(device) for names, sums, _ in state}
+        self._counts = {tuple(names): count for names, _, count in state}
 
 
 def with_psnr_of_mean_mse(means: Mapping[str, float]) -> dict[str, float]:

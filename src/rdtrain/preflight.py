@@ -46,6 +46,12 @@ def problems(raw: dict[str, Any]) -> list[str]:
                 found += target_problems(f"{group}.{name}", node, dry_run=False)
     if (engine := _section(schema.Engine, raw, "engine")) is not None:
         found += device_problems(engine)
+    infer, runner = _section(schema.Infer, raw, "infer"), _section(schema.Runner, raw, "runner")
+    if infer is not None and runner is not None and infer.real == "best" and runner.monitor.startswith("infer/"):
+        found.append(
+            f"infer.real=best: the best epoch is not known before infer with runner.monitor={runner.monitor}; "
+            "type infer.real=always, or a monitor of valid"
+        )
     return found
 
 

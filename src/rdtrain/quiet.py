@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 
 LIBRARY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
@@ -14,6 +15,8 @@ LIBRARY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     # torch.compile itself looks at the .grad of tensors that compressai's entropy bottleneck makes on the way.
     (r"The \.grad attribute of a Tensor that is not a leaf Tensor is being accessed", UserWarning),
     # catalyst looks for its own callbacks; our runner does what they would do.
+    # torch counts the CPUs; a user who types dataset.workers has done so too.
+    (r"This DataLoader will create \d+ worker processes in total", UserWarning),
     (r"No ``I(Criterion|Backward|Optimizer|Scheduler)Callback", UserWarning),
 )
 
@@ -22,3 +25,10 @@ def silence_libraries() -> None:
     """Keep those warnings, and no others, from the user's terminal."""
     for message, category in LIBRARY_WARNINGS:
         warnings.filterwarnings("ignore", message=message, category=category)
+    threading.excepthook = _thread_excepthook
+
+
+def _thread_excepthook(failed: threading.ExceptHookArgs) -> None:
+    # TensorBoard's writer keeps the reason why a disk refused, and raises it again where the next value is written.
+    if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")):
+        threading.__excepthook__(failed)

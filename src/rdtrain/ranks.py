@@ -76,6 +76,23 @@ def gathered(rows: Sequence[Row], engine: Accelerator) -> list[Row]:
     return [row for part in parts for row in part]
 
 
+def agreed(value: int, engine: Accelerator) -> int:
+    """The largest value of all processes, so that all do the same.
+
+    Args:
+        value: of this process.
+        engine: knows the other processes.
+
+    Returns:
+        The same number in every process.
+    """
+    if engine.num_processes == 1:
+        return value
+    largest = torch.tensor(value, device=engine.device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest)
+
+
 def merged(means: Mapping[str, float], samples: int, engine: Accelerator) -> dict[str, float]:
     """Mean over the samples of all processes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -15,7 +16,10 @@ from rdtrain.config.schema import Config
 from rdtrain.errors import UserError
 from rdtrain.files import write_json, write_text
 
-_NOT_IN_ID = ("paths", "logger")  # what a run computes does not depend on them
+_WRITE_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+)  # fmt: skip
+_NOT_IN_ID = ("paths", "logger", "checkpoint")  # what a run computes does not depend on them
 
 
 def run_id(config: Config) -> str:
@@ -169,6 +173,26 @@ class RunFolder:
                 f"the {' and '.join(changed)} images are not those that the run in {self.path} began with; "
                 "put them back, or delete that folder to begin anew"
             )
+
+    def explain_write_error(self, error: BaseException) -> UserError | None:
+        """Say why the run could not write.
+
+        Args:
+            error: what ended the run.
+
+        Returns:
+            What to tell the user, if the disk or the folder is the cause; None for other errors.
+        """
+        if not isinstance(error, OSError):
+            return None
+        if not self.path.is_dir():
+            return UserError(f"the run folder {self.path} has gone; type the same command to begin anew")
+        if error.errno not in _WRITE_ERRORS:
+            return None
+        return UserError(
+            f"{self.path} cannot be written to: {error.strerror}; what it holds is complete, so make room or give "
+            "the right to write, and type the same command to continue"
+        )
 
     def read_summary(self) -> dict[str, Any]:
         """What the summary says.

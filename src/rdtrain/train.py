@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from rdtrain import build, checkpoint, environment, preflight
 from rdtrain.config.schema import Config
-from rdtrain.data.inventory import make_stores, take_inventory
+from rdtrain.data.inventory import Inventory, make_stores, take_inventory
 from rdtrain.data.loaders import explain_loader_error
-from rdtrain.engine import make_engine
+from rdtrain.engine import Engine, make_engine
 from rdtrain.errors import UserError
+from rdtrain.files import remove_leftovers
+from rdtrain.interruption import Interrupted, Interruption
+from rdtrain.lock import locked
 from rdtrain.models import complete
 from rdtrain.probes import LatentOverflow
 from rdtrain.run_folder import RunFolder
@@ -26,21 +29,36 @@ def train(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
         The run's folder.
 
     Raises:
-        UserError: anything is wrong that the user can put right; nothing was created then.
+        UserError: anything is wrong that the user can put right; what was complete before is intact.
+        Interrupted: a signal ended the run; the same call continues it.
     """
-    inventory, problems = take_inventory(config.dataset, config.infer.max_images)
-    problems += preflight.problems(config.to_dict())
-    if problems or inventory is None:
-        raise UserError(problems)
-    config = complete(config)
-    folder = RunFolder.of(config)
-    folder.check_data(inventory.describe())
-    if folder.read_summary().get("status") == "finished":
-        print(f"already finished: {folder.path} (delete it to run it again)")
-        return folder
-    state = checkpoint.read(folder.last) if folder.last.exists() else None
+    with Interruption() as interruption:
+        inventory, problems = take_inventory(config.dataset, config.infer.max_images)
+        problems += preflight.problems(config.to_dict())
+        if problems or inventory is None:
+            raise UserError(problems)
+        config = complete(config)
+        folder = RunFolder.of(config)
+        folder.check_data(inventory.describe())
+        engine = make_engine(config.engine)
+        with locked(folder.path, engine.is_main_process):
+            if folder.read_summary().get("status") == "finished":
+                print(f"already finished: {folder.path} (delete it to run it again)")
+            else:
+                _run(config, overrides, inventory, folder, engine, interruption)
+        interruption.check()
+    return folder
 
-    engine = make_engine(config.engine)
+
+def _run(
+    config: Config,
+    overrides: Sequence[str],
+    inventory: Inventory,
+    folder: RunFolder,
+    engine: Engine,
+    interruption: Interruption,
+) -> None:
+    state, damage = checkpoint.newest(folder.last, folder.best)
     model = build.model(config, state)
     optimizers = build.optimizers(config, model)
     stores = make_stores(inventory, config.dataset)
@@ -48,31 +66,39 @@ def train(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
     epoch_steps = -(-len(loaders["train"]) // (config.engine.accumulate * engine.num_processes))
     schedulers = build.schedulers(config, optimizers, epoch_steps)
     callbacks = build.callbacks(config)
-    runner = build.runner(config, folder, stores, state)
+    runner = build.runner(config, folder, stores, state, interruption)
 
+    notes = inventory.warnings()
     if state is None:
-        runner.warnings += inventory.warnings()
-    if engine.is_main_process:
-        folder.make(config, list(overrides), environment.describe(engine.device, config.seed, inventory.describe()))
-        print("\n".join([*inventory.warnings(), f"{'continues' if state else 'run folder'}: {folder.path}"]))
+        runner.warnings += notes
+    if damage is not None:
+        notes = [*notes, damage]
     try:
-        runner.train(
-            engine=engine,
-            model=model,
-            criterion=build.criterion(config),
-            optimizer=optimizers,
-            scheduler=schedulers,
-            loaders=loaders,
-            callbacks=callbacks,
-            seed=config.seed,
-            num_epochs=config.engine.num_epochs,
-        )
-    except Exception as error:  # an image or a worker process may be behind it
+        with interruption.deferred():
+            if engine.is_main_process:
+                remove_leftovers(folder.path)
+                folder.make(
+                    config, list(overrides), environment.describe(engine.device, config.seed, inventory.describe())
+                )
+                print("\n".join([*notes, f"{'continues' if state else 'run folder'}: {folder.path}"]))
+            runner.train(
+                engine=engine,
+                model=model,
+                criterion=build.criterion(config),
+                optimizer=optimizers,
+                scheduler=schedulers,
+                loaders=loaders,
+                callbacks=callbacks,
+                seed=config.seed,
+                num_epochs=config.engine.num_epochs,
+            )
+    except Exception as error:  # an image, a worker process, a disk or a signal may be behind it
+        if interruption.received is not None and "DataLoader worker" in str(error):  # it got the signal as well
+            raise Interrupted(interruption.received) from error
         if isinstance(error, LatentOverflow):
             raise UserError(
                 f"the run has diverged, its latents cannot be coded: {error}; try a lower optimizer.net.lr"
             ) from error
-        if explained := explain_loader_error(error, stores.values()):
+        if explained := explain_loader_error(error, stores.values()) or folder.explain_write_error(error):
             raise explained from error
         raise
-    return folder

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _no_bool(value: object) -> object:
@@ -18,9 +18,18 @@ def _no_bool(value: object) -> object:
     return value
 
 
+def _on_one_line(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("should be text without control characters")
+    return value
+
+
 _Number = BeforeValidator(_no_bool)
-Count = Annotated[int, _Number, Field(ge=1)]
-Natural = Annotated[int, _Number, Field(ge=0)]
+_MOST = 10**9  # of anything that is counted; larger numbers do not fit into the libraries' integers
+Count = Annotated[int, _Number, Field(ge=1, le=_MOST)]
+Natural = Annotated[int, _Number, Field(ge=0, le=_MOST)]
+Threads = Annotated[int, _Number, Field(ge=1, le=1024)]
+Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_on_one_line)]
 Positive = Annotated[float, _Number, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, _Number, Field(ge=0, le=1)]
 Percent = Annotated[int, _Number, Field(ge=0, le=90)]
@@ -36,9 +45,9 @@ class Section(BaseModel):
 class Model(Section):
     """`model.*`."""
 
-    name: str
+    name: Text
     quality: Annotated[int, _Number, Field(ge=1, le=8)]
-    checkpoint: str | None
+    checkpoint: Text | None
 
 
 class Dct(Section):
@@ -107,10 +116,10 @@ class Scheduler(Section):
 class Dataset(Section):
     """`dataset.*`."""
 
-    name: str
-    root: str | None
-    infer_name: str | None
-    infer_root: str | None
+    name: Text
+    root: Text | None
+    infer_name: Text | None
+    infer_root: Text | None
     patch_size: Count
     batch_size: Count
     valid_batch_size: Count
@@ -120,7 +129,7 @@ class Dataset(Section):
     on_bad_image: Literal["skip", "error"]
     max_pixels: Count
     cache_mb: Natural
-    workers: Natural | Literal["auto"]
+    workers: Annotated[int, _Number, Field(ge=0, le=1024)] | Literal["auto"]
     valid_percent: Percent
     infer_percent: Percent
     split_seed: Natural
@@ -135,7 +144,7 @@ class Engine(Section):
     compile: bool
     channels_last: bool
     deterministic: bool
-    threads: Count | None
+    threads: Threads | None
     num_epochs: Count
     epoch_steps: Count | None
     accumulate: Count
@@ -148,12 +157,22 @@ class Infer(Section):
 
     every_n_epochs: Count
     max_images: Count | None
+    max_seconds: Positive | None
+    real: Literal["auto", "always", "best"]
 
 
 class Ledger(Section):
     """`ledger.*`."""
 
+    mode: Literal["shared", "full"]
     every_n_steps: Count | None
+
+
+class Checkpoint(Section):
+    """`checkpoint.*`."""
+
+    every_n_steps: Count | None
+    every_minutes: Positive | None
 
 
 class Runner(Section):
@@ -161,14 +180,14 @@ class Runner(Section):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    target: str = Field(alias="_target_")
-    monitor: str
+    target: Text = Field(alias="_target_")
+    monitor: Text
 
 
 class Paths(Section):
     """`paths.*`."""
 
-    runs: str
+    runs: Text
 
 
 class Config(Section):
@@ -189,6 +208,7 @@ class Config(Section):
     dataset: Dataset
     engine: Engine
     infer: Infer
+    checkpoint: Checkpoint
     runner: Runner
     callbacks: dict[str, Target | None]
     logger: dict[str, Target | None]

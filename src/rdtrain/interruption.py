@@ -1,0 +1,109 @@
+"""Signals that end a run: when they take effect, and what the command returns."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+"""Ctrl-C; what schedulers send before they kill; what SLURM sends ahead of a time limit (`--signal=USR1@60`)."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop, and has written what it needs to go on.
+
+    Args:
+        signum: the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class Interruption:
+    """Takes signals for the length of a `with` block.
+
+    A signal takes effect at once, by raising `Interrupted`, except inside `deferred()`: there `received` is set, and
+    the code of the block stops at the next good moment. A second signal of the same kind is not deferred. When the
+    block ends, a handler that was installed before, such as a job launcher's that queues the job again, is called too.
+
+    Attributes:
+        received: the signal that came, None so far.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._deferred = False
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        """Install the handlers; outside of the main thread Python allows none.
+
+        Returns:
+            Itself.
+        """
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                if signal.getsignal(signum) is not signal.SIG_IGN:  # such as under nohup
+                    self._before[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Put back the handlers that were there, and pass on a signal to the one that waited for it."""
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        before = self._before.get(self.received) if self.received is not None else None
+        if callable(before) and before is not signal.default_int_handler:
+            before(self.received, None)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A part that must not be left in the middle.
+
+        Yields:
+            Nothing.
+        """
+        outer, self._deferred = self._deferred, True
+        try:
+            yield
+        finally:
+            self._deferred = outer
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A part within a deferred one that may be left anywhere.
+
+        Yields:
+            Nothing.
+        """
+        outer, self._deferred = self._deferred, False
+        try:
+            self.check()
+            yield
+        finally:
+            self._deferred = outer
+
+    def check(self) -> None:
+        """Stop here if a signal has come.
+
+        Raises:
+            Interrupted: it has.
+        """
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a data loading process, which its parent ends
+            return
+        again, self.received = self.received == signum, signum
+        if again or not self._deferred:
+            raise Interrupted(signum)

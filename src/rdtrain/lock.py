@@ -1,0 +1,90 @@
+"""One process at a time in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+from rdtrain.errors import UserError
+
+NAME = ".lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
+    """Hold a folder, which is made for it, and taken away again if nothing else was put in.
+
+    The lock is the kernel's (POSIX record lock, also over NFS), so it ends with its process, however that ends.
+
+    Args:
+        folder: of a run.
+        wanted: False for the processes of a run that leave the lock to another one.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: another process holds it, or it cannot be made.
+    """
+    if not wanted:
+        yield
+        return
+    path = folder / NAME
+    new_parents = list(itertools.takewhile(lambda parent: not parent.exists(), folder.parents))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _open_locked(path)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written to ({error.strerror}); type paths.runs= and a folder that can"
+        ) from error
+    try:
+        yield
+    finally:
+        if folder.is_dir() and [entry.name for entry in folder.iterdir()] == [NAME]:
+            path.unlink()
+            folder.rmdir()
+            _remove_empty(new_parents)
+        file.close()
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with contextlib.suppress(OSError):  # another run has come
+        for folder in folders:
+            folder.rmdir()
+
+
+def _open_locked(path: Path) -> TextIO:
+    while True:
+        file = open(path, "a+")  # noqa: SIM115 - it stays open as long as the lock is held
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = _holder(file)
+            file.close()
+            raise UserError(f"{path.parent} is in use by {holder}; wait for it, or stop it") from error
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            break
+        file.close()  # its holder has just taken it away
+    file.truncate(0)
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}) + "\n")
+    file.flush()
+    return file
+
+
+def _holder(file: TextIO) -> str:
+    file.seek(0)
+    try:
+        said = json.loads(file.read())
+        return f"process {said['pid']} on {said['host']} since {said['since']}"
+    except (ValueError, KeyError):
+        return "another process"
