@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from rdtrain.errors import UserError
+from rdtrain.weights import read_file
 
 if TYPE_CHECKING:
     from rdtrain.runners import ImageCompressionRunner
 
 FORMAT = 2
+_KEYS = {  # of a checkpoint to continue from; to evaluate one, its weights are enough
+    "run_id", "epoch", "within_epoch", "steps", "batch_step", "sample_step", "elapsed_s", "is_last_epoch", "best",
+    "final", "switched_at", "warnings", "spectral", "conv", "model", "ema", "optimizer", "scheduler", "callbacks",
+}  # fmt: skip
 
 
 def capture(runner: ImageCompressionRunner, within_epoch: bool = False) -> dict[str, Any]:
@@ -44,6 +46,8 @@ def capture(runner: ImageCompressionRunner, within_epoch: bool = False) -> dict[
         "final": dict(runner.final),
         "switched_at": runner.switched_at,
         "warnings": list(runner.warnings),
+        "events": list(runner.events),
+        "skipped": runner.skipped,
         "spectral": runner.is_spectral,
         "conv": runner.config.conv.model_dump(),
         "model": runner.net.state_dict(),
@@ -74,6 +78,7 @@ def restore(runner: ImageCompressionRunner, state: dict[str, Any]) -> None:
     runner.batch_step, runner.sample_step = state["batch_step"], state["sample_step"]
     runner.elapsed_s, runner.final = state["elapsed_s"], state["final"]
     runner.switched_at, runner.warnings = state["switched_at"], state["warnings"]
+    runner.events, runner.skipped = state["events"], state["skipped"]
     runner.best.load_state_dict(state["best"])
     runner.within_epoch = state["within_epoch"]
     runner.need_early_stop = runner.is_last_epoch = state["is_last_epoch"]
@@ -93,13 +98,18 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         _check_sums(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}); delete it to begin the run anew"
-        ) from error
+        state = read_file(path)
+    except (UserError, zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it to begin the run anew") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is no checkpoint of this version of rdtrain; delete it to begin the run anew")
+    return state
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    state = read(path)
+    if missing := sorted(_KEYS - state.keys()):
+        raise UserError(f"{path} lacks {', '.join(missing)}; delete it to begin the run anew")
     return state
 
 
@@ -125,11 +135,11 @@ def newest(last: Path, best: Path) -> tuple[dict[str, Any] | None, str | None]:
     if not last.exists():
         return None, None
     try:
-        return read(last), None
+        return _whole(last), None
     except UserError as error:
         if not best.exists():
             raise
-        state = read(best)
+        state = _whole(best)
         return (
             state,
             f"{error.problems[0].split(';')[0]}; the run goes on from {best.name}, after epoch {state['epoch']}",

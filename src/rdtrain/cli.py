@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from rdtrain.errors import UserError
@@ -12,7 +13,8 @@ from rdtrain.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_LONGEST, _HEAD = 1000, 400  # characters of a sentence that are shown, and of its ends where it is longer
+_INTERRUPTED = 128  # plus the signal's number, as shells have it
 # A run writes into its run folder only: Hydra makes no folder and no log file of its own, but for multirun.yaml, its
 # record of a sweep, beside the run folders.
 _QUIET_HYDRA = (
@@ -23,33 +25,34 @@ _QUIET_HYDRA = (
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 )
-_VALUED_FLAGS = (
-    "--config-dir",
-    "-cd",
-    "--config-name",
-    "-cn",
-    "--config-path",
-    "-cp",
-    "--package",
-    "-p",
-    "--cfg",
-    "-c",
-)
+_VALUED_FLAGS = ("--config-dir", "--config-name", "--config-path", "--package", "--cfg", "--experimental-rerun")
+_LISTINGS = ("--help", "--hydra-help", "--version", "--info", "--shell-completion")  # nothing is run
+_FLAGS = (*_VALUED_FLAGS, *_LISTINGS, "--multirun", "--run", "--resolve", "--trust")
+_SHORT = {
+    "-cd": "--config-dir", "-cn": "--config-name", "-cp": "--config-path", "-p": "--package", "-c": "--cfg",
+    "-h": "--help", "-i": "--info", "-sc": "--shell-completion", "-m": "--multirun", "-r": "--run",
+}  # fmt: skip
+_REFUSED = {
+    "--config-path": "rdtrain's own configurations are needed; type --config-dir FOLDER to add others",
+    "--experimental-rerun": "it would run what is pickled in a file; type --config-dir RUN --config-name config",
+}
 
 
 def main() -> None:
     """Entry point of `rdtrain`.
 
     Raises:
-        SystemExit: 2 for a mistake of the user, 130 after Ctrl-C, 1 for a fault of ours.
+        SystemExit: 2 for a mistake of the user, 128 plus its number after a signal, 1 for a fault of ours.
     """
     flags, overrides = split_arguments(sys.argv[1:])
-    if not flags.keys() & {"--help", "-h", "--hydra-help", "--version", "--info", "-i"}:
+    problems = flag_problems(flags) or trust_problems(overrides, flags)
+    if not problems and not flags.keys() & set(_LISTINGS):
         problems = check_overrides(overrides, flags)
-        if problems:
-            raise SystemExit(report(problems))
+    if problems:
+        raise SystemExit(report(problems))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of ours shows its whole traceback
     import hydra
+    from hydra.errors import ConfigCompositionException, MissingConfigException
 
     from rdtrain.config.compose import lenient
 
@@ -57,15 +60,17 @@ def main() -> None:
 
     def job(composed_config: DictConfig) -> None:
         code = _train(composed_config, overrides)
-        if code == _INTERRUPTED:
+        if code > _INTERRUPTED:
             raise SystemExit(code)
         if code:
             failed.append(code)  # the other points of a sweep go on
 
-    kept = [word for word in sys.argv[1:] if word not in overrides]
-    quiet = [setting for setting in _QUIET_HYDRA if not _typed(setting, overrides)]
-    sys.argv[1:] = [*kept, *lenient(overrides), *quiet]
-    hydra.main("pkg://rdtrain.conf", config_name="train", version_base="1.3")(job)()
+    kept = [word for word in sys.argv[1:] if word not in overrides and word != "--trust"]
+    sys.argv[1:] = [*kept, *lenient(overrides), *_quiet(overrides)]
+    try:
+        hydra.main("pkg://rdtrain.conf", config_name="train", version_base="1.3")(job)()
+    except (ConfigCompositionException, MissingConfigException) as error:  # such as several values without -m
+        raise SystemExit(report([" ".join(str(error).split())])) from error
     if failed:
         raise SystemExit(failed[0])
 
@@ -77,13 +82,14 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
         arguments: the command line without the program's name.
 
     Returns:
-        Flags with their values (empty where they take none), and the overrides.
+        Flags by their long names with their values (empty where they take none), and the overrides.
     """
     flags: dict[str, str] = {}
     overrides: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
+        name = _SHORT.get(name, name)
         if not argument.startswith("-"):
             overrides.append(argument)
         elif name in _VALUED_FLAGS and not equals:
@@ -91,6 +97,43 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
         else:
             flags[name] = value
     return flags, overrides
+
+
+def flag_problems(flags: dict[str, str]) -> list[str]:
+    """Find flags that do not exist or are not followed; an abbreviation is one that does not exist.
+
+    Args:
+        flags: of `split_arguments`.
+
+    Returns:
+        One sentence for every mistake.
+    """
+    from rdtrain.config.nearest import suggestion
+
+    problems = [f"{flag}: {_REFUSED[flag]}" for flag in flags if flag in _REFUSED]
+    problems += [f"{flag} does not exist: {suggestion(flag, _FLAGS)}" for flag in flags if flag not in _FLAGS]
+    return problems + [f"{flag} needs a value" for flag in _VALUED_FLAGS if flags.get(flag) == ""]
+
+
+def trust_problems(overrides: Sequence[str], flags: dict[str, str]) -> list[str]:
+    """Find what the configurations of a folder may not do without `--trust`, before Hydra looks at them.
+
+    Args:
+        overrides: what was typed, sweeps included.
+        flags: of `split_arguments`.
+
+    Returns:
+        One sentence for every mistake.
+    """
+    if "--config-dir" not in flags:
+        return []
+    from rdtrain.config.compose import folder_problems, foreign_problems
+
+    folder, name = flags["--config-dir"], flags.get("--config-name", "train")
+    problems = folder_problems(name, folder)
+    if problems or "--trust" in flags:
+        return problems
+    return foreign_problems([*overrides, *_quiet(overrides)], name, folder)
 
 
 def check_overrides(overrides: Sequence[str], flags: dict[str, str]) -> list[str]:
@@ -101,7 +144,7 @@ def check_overrides(overrides: Sequence[str], flags: dict[str, str]) -> list[str
 
     Args:
         overrides: what was typed, sweeps included.
-        flags: Hydra's flags.
+        flags: of `split_arguments`.
 
     Returns:
         One sentence for every mistake.
@@ -109,10 +152,13 @@ def check_overrides(overrides: Sequence[str], flags: dict[str, str]) -> list[str
     from rdtrain.config.check import check
     from rdtrain.config.compose import composed, points
 
-    name = flags.get("--config-name", flags.get("-cn", "train"))
-    folder = flags.get("--config-dir", flags.get("-cd"))
+    name, folder = flags.get("--config-name", "train"), flags.get("--config-dir")
     problems: list[str] = []
-    for point in points(overrides):
+    try:
+        every = points(overrides)
+    except UserError as error:
+        return error.problems
+    for point in every:
         raw, found = composed(point, name, folder)
         if raw is not None:
             found += check(raw)[1]
@@ -136,7 +182,7 @@ def _deeper_problems(raw: dict[str, Any]) -> list[str]:
 
 
 def report(problems: Sequence[str]) -> int:
-    """Print mistakes, one a line.
+    """Print mistakes, one a line; values in them may be long or hold what a terminal would obey.
 
     Args:
         problems: one sentence each.
@@ -145,12 +191,14 @@ def report(problems: Sequence[str]) -> int:
         The exit code, 2.
     """
     for problem in problems:
-        print(f"rdtrain: {problem}", file=sys.stderr)
+        shown = problem if len(problem) <= _LONGEST else f"{problem[:_HEAD]} ... {problem[-_HEAD:]}"
+        print("rdtrain:", "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown), file=sys.stderr)
     return 2
 
 
-def _typed(setting: str, overrides: Sequence[str]) -> bool:
-    return any(text.lstrip("+").split("=", 1)[0] == setting.split("=", 1)[0] for text in overrides)
+def _quiet(overrides: Sequence[str]) -> list[str]:
+    typed = [text.lstrip("+").split("=", 1)[0] for text in overrides]
+    return [setting for setting in _QUIET_HYDRA if setting.split("=", 1)[0] not in typed]
 
 
 def _train(composed_config: DictConfig, overrides: Sequence[str]) -> int:
@@ -160,16 +208,42 @@ def _train(composed_config: DictConfig, overrides: Sequence[str]) -> int:
     from rdtrain.quiet import silence_libraries
 
     silence_libraries()
+    from rdtrain.config.targets import target_problems
     from rdtrain.train import train
 
     config, problems = check(cast(dict[str, Any], OmegaConf.to_container(composed_config, resolve=True)))
-    try:
+
+    def work() -> None:
         if config is None:
             raise UserError(problems)
+        if wrong := target_problems("runner", {"_target_": config.runner.target}, dry_run=False):
+            raise UserError(wrong)
         train(config, overrides)
+
+    return exit_code(work)
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """Do something, and say what a shell is to be told about how it ended.
+
+    Args:
+        work: what is to be done.
+
+    Returns:
+        0, 2 for a mistake of the user, 128 plus its number after a signal.
+
+    Raises:
+        OSError: a fault of ours; all others are let through as well.
+    """
+    try:
+        work()
     except UserError as error:
         return report(error.problems)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last epoch", file=sys.stderr)
-        return _INTERRUPTED
+    except OSError as error:  # no permission, no room, no such name
+        if error.filename is None:
+            raise
+        return report([f"{error.filename}: {error.strerror}"])
+    except KeyboardInterrupt as error:
+        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        return _INTERRUPTED + getattr(error, "signum", signal.SIGINT)
     return 0

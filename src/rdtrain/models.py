@@ -8,7 +8,6 @@ the GDN model.
 from __future__ import annotations
 
 import inspect
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from compressai.zoo.image import cfgs
 from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor, nn
 
+from rdtrain import weights
 from rdtrain.config.nearest import suggestion
 from rdtrain.config.schema import Config, Conv
 from rdtrain.conv.convert import load_any, to_spectral
@@ -32,6 +32,7 @@ PUBLISHED_LMBDA = {
     "mse": (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800),
     "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
 }
+_MOST_CHANNELS = 4096  # a kernel between as many is 1.7 GB
 _NOT_IMAGES = ("compressai.models.video", "compressai.models.pointcloud")
 
 
@@ -84,9 +85,10 @@ def model_problems(name: str, quality: int, hp: dict[str, Any]) -> list[str]:
         if key not in takes
     ]
     problems += [
-        f"hp.{key}={value}: should be a whole number above 0"
+        f"hp.{key}={value}: should be a whole number above 0 and at most {_MOST_CHANNELS}"
         for key, value in given.items()
-        if key in ("N", "M") and (not isinstance(value, int) or isinstance(value, bool) or value < 1)
+        if key in ("N", "M")
+        and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST_CHANNELS)
     ]
     table = cfgs.get(name)
     if table is not None and quality not in table and not set(takes) <= set(given):
@@ -225,18 +227,26 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], Transform | None]
         None where they are plain or CompressAI's.
 
     Raises:
-        UserError: the file holds anything but tensors and plain containers.
+        UserError: the file holds anything but the weights of a model.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
-        raise UserError(f"model.checkpoint={path}: no checkpoint of tensors ({str(error).splitlines()[0]})") from error
+        return _weights(weights.read_file(path), path)
+    except UserError as error:
+        raise UserError(f"model.checkpoint={path}: {error}") from error
+
+
+def _weights(content: Any, path: str | Path) -> tuple[dict[str, Tensor], Transform | None]:
+    transform = None
     if isinstance(content, dict) and "format" in content and "conv" in content:
-        transform = configured_transform(Conv.model_validate(content["conv"])) if content["spectral"] else None
-        return judged_weights(content), transform
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        try:
+            if content["spectral"]:
+                transform = configured_transform(Conv.model_validate(content["conv"]))
+            content = judged_weights(content)
+        except (KeyError, AttributeError, TypeError, ValueError, UserError) as error:
+            raise UserError(f"no checkpoint of rdtrain ({str(error).splitlines()[0]})") from error
+    elif isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    return content, None
+    return weights.state_dict(content, path), transform
 
 
 def judged_weights(state: dict[str, Any]) -> dict[str, Tensor]:
@@ -253,19 +263,19 @@ def judged_weights(state: dict[str, Any]) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state["ema"].items() if key != "n_averaged"}
 
 
-def load_weights(model: CompressionModel, weights: dict[str, Tensor], transform: Transform | None = None) -> None:
+def load_weights(model: CompressionModel, given: dict[str, Tensor], transform: Transform | None = None) -> None:
     """Start from somebody's weights.
 
     Args:
         model: with plain kernels.
-        weights: kernels plain or spectral, entropy bottleneck keys of either style, probability tables of any size.
+        given: kernels plain or spectral, entropy bottleneck keys of either style, probability tables of any size.
         transform: of spectral kernels that are ours.
 
     Raises:
         UserError: they belong to another model.
     """
     try:
-        load_any(model, load_pretrained(weights), transform)
+        load_any(model, load_pretrained(given), transform)
     except (UserError, RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(

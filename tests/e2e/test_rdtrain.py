@@ -93,7 +93,7 @@ def test_ctrl_c_is_told_and_the_same_command_continues(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "interrupted; the same command continues from the last epoch\n"
+    assert errors == "interrupted; the same command continues where it stopped\n"
     (run,) = (tmp_path / "runs").iterdir()
     assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
 

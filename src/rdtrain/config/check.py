@@ -10,6 +10,8 @@ from rdtrain.config.nearest import known_keys, suggestion
 from rdtrain.config.schema import Config
 from rdtrain.metrics import METRICS
 
+_SHOWN = 200  # characters of a wrong value
+
 
 def check(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
     """Check types, ranges and keys.
@@ -46,8 +48,8 @@ def _problems(error: ValidationError) -> list[str]:
 def _sentence(key: str, item: Any) -> str:
     if item["type"] == "missing":
         return f"{key} is missing: give {key}=..."
-    message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{key}={item['input']}: {message}"
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    return f"{key}={str(item['input'])[:_SHOWN]}: {message}"
 
 
 def _leaves(key: str, value: Any) -> list[str]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,19 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from rdtrain.config.nearest import suggestion
+from rdtrain.config.nearest import known_keys, suggestion
+from rdtrain.config.trust import choices, untrusted
+from rdtrain.errors import UserError
+
+# What Hydra raises over a wrong configuration; ValueError, KeyError and TypeError among it, for a value of a type that
+# it does not expect or an environment variable that is not set.
+_WRONG = (
+    HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError,
+    RecursionError,
+)  # fmt: skip
+_MOST_POINTS = 1000  # of one sweep; a slip of the keyboard makes more
 
 
 def composed(
@@ -35,8 +50,9 @@ def composed(
         for every mistake.
     """
     parsed, problems = _parse(overrides)
-    if config_dir is not None and not Path(config_dir).is_dir():
-        return None, [*problems, f"--config-dir {config_dir}: there is no such folder"]
+    problems += folder_problems(config_name, config_dir)
+    if config_dir is not None and problems:
+        return None, problems
     with _search(config_name, config_dir) as search:
         good = []
         for override in parsed:
@@ -46,8 +62,60 @@ def composed(
         try:
             config = compose(config_name, overrides=[*search, *good])
             return _plain(OmegaConf.to_container(config, resolve=True)), problems
-        except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises ValueError for group=null
-            return None, [*problems, str(error).splitlines()[0]]
+        except _WRONG as error:
+            return None, [*problems, _reason(error)]
+
+
+def folder_problems(config_name: str, config_dir: str | None) -> list[str]:
+    """What is wrong with a folder of configurations, before anything in it is composed.
+
+    Args:
+        config_name: the root configuration.
+        config_dir: the folder, None for none.
+
+    Returns:
+        One sentence for every mistake.
+    """
+    if config_dir is None:
+        return []
+    folder = Path(config_dir)
+    try:
+        if not folder.is_dir():
+            return [f"--config-dir {config_dir}: there is no such folder"]
+        root = _root_file(folder, config_name)
+        path = OmegaConf.select(OmegaConf.load(root), "hydra.searchpath") if root.is_file() else None
+    except _WRONG as error:
+        return [f"--config-dir {config_dir}: {_reason(error)}"]
+    if path is None:
+        return []
+    return [f"{root}: hydra.searchpath={path} is not followed; put the files into one folder for --config-dir"]
+
+
+def foreign_problems(overrides: Sequence[str], config_name: str, config_dir: str) -> list[str]:
+    """What a folder's configurations would do beyond giving values, see `rdtrain.config.trust`.
+
+    Args:
+        overrides: what was typed, of which only the choices of groups count.
+        config_name: the root configuration.
+        config_dir: the folder.
+
+    Returns:
+        One sentence for every mistake; none where the configuration cannot be composed, which `composed` tells.
+    """
+    found: dict[str, None] = {}
+    with _search(config_name, config_dir) as search:
+        chosen = [o for o in _parse(overrides)[0] if not o.is_delete() and _options(o.key_or_group)]
+        groups = [_values(override) for override in chosen]
+        if math.prod(map(len, groups)) > _MOST_POINTS:
+            return [f"--config-dir {config_dir}: more than {_MOST_POINTS} combinations of groups; type fewer"]
+        for choice in choices(groups):
+            try:
+                config = compose(config_name, overrides=[*search, *choice], return_hydra_config=True)
+                found |= dict.fromkeys(untrusted(_plain(OmegaConf.to_container(config, resolve=False))))
+            except _WRONG:
+                continue
+    remedy = "if you trust whoever wrote it, type --trust"
+    return [f"--config-dir {config_dir}: {phrase}; {remedy}" for phrase in found]
 
 
 def points(overrides: Sequence[str]) -> list[list[str]]:
@@ -58,26 +126,40 @@ def points(overrides: Sequence[str]) -> list[list[str]]:
 
     Returns:
         Override lists without sweeps; the overrides themselves where there is none.
+
+    Raises:
+        UserError: a sweep has too many values.
     """
-    parser, choices = OverridesParser.create(), []
-    for text in overrides:
-        try:
-            override = parser.parse_override(text)
-            sweep = override.is_sweep_override()
-        except HydraException:
-            sweep = False
-        head = text.split("=", 1)[0]
-        choices.append([f"{head}={value}" for value in override.sweep_string_iterator()] if sweep else [text])
-    first = [values[0] for values in choices]
-    others = [[*first[:i], value, *first[i + 1 :]] for i, values in enumerate(choices) for value in values[1:]]
+    typed = []
+    with initialize_config_module("rdtrain.conf", version_base="1.3"):  # for glob(*), which asks for options
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        for text in overrides:
+            try:
+                typed.append(_values(parser.parse_overrides([text])[0]) or [text])
+            except (HydraException, ValueError, RecursionError):  # `composed` tells
+                typed.append([text])
+            if len(typed[-1]) > _MOST_POINTS:
+                raise UserError(f"{text}: more than {_MOST_POINTS} values; type fewer")
+    first = [values[0] for values in typed]
+    others = [[*first[:i], value, *first[i + 1 :]] for i, values in enumerate(typed) for value in values[1:]]
     return [first, *others]
+
+
+def _values(override: Override) -> list[str]:
+    # One override for every value of a sweep, but not many more than are allowed.
+    text = override.input_line or ""
+    if not override.is_sweep_override() or not (override.is_choice_sweep() or override.is_range_sweep()):
+        return [text]
+    head = text.split("=", 1)[0]
+    return [f"{head}={value}" for value in islice(override.sweep_string_iterator(), _MOST_POINTS + 1)]
 
 
 @contextmanager
 def _search(config_name: str, config_dir: str | None) -> Iterator[list[str]]:
     # Both places to look in, the one with the root configuration first: Hydra's compose finds a root nowhere else.
+    # Of two files with one name Hydra takes rdtrain's.
     folder = None if config_dir is None else Path(config_dir).resolve()
-    if folder is not None and (folder / f"{config_name}.yaml").is_file():
+    if folder is not None and _root_file(folder, config_name).is_file() and not _is_ours(config_name):
         with initialize_config_dir(str(folder), version_base="1.3"):
             yield ["hydra.searchpath=[pkg://rdtrain.conf]"]
     else:
@@ -99,34 +181,81 @@ def lenient(overrides: Sequence[str]) -> list[str]:
         return [_lenient(override) for override in parsed]
 
 
+def _root_file(folder: Path, config_name: str) -> Path:
+    return folder / (config_name.removesuffix(".yaml") + ".yaml")
+
+
+def _is_ours(config_name: str) -> bool:
+    return _root_file(Path(str(files("rdtrain.conf"))), config_name).is_file()
+
+
 def _parse(overrides: Sequence[str]) -> tuple[list[Override], list[str]]:
-    parser, parsed, problems = OverridesParser.create(), [], []
+    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
+    parser, parsed, problems = OverridesParser.create(loader), [], []
     for text in overrides:
         try:
-            parsed.append(parser.parse_override(text))
-        except HydraException:
+            override = parser.parse_overrides([text])[0]
+            _values(override)
+        except (HydraException, ValueError, RecursionError):
+            override = None
+        if override is None or not override.key_or_group:
             problems.append(f"{text!r} is not understood: type key=value, or quote the value as 'key=\"value\"'")
+        elif override.key_or_group == "hydra.searchpath":
+            problems.append(f"{text} is not followed: type --config-dir FOLDER")
+        else:
+            parsed.append(override)
     return parsed, problems
 
 
 def _options(group: str) -> list[str]:
-    return GlobalHydra.instance().config_loader().get_group_options(group)
+    try:
+        return GlobalHydra.instance().config_loader().get_group_options(group)
+    except (OSError, ValueError):  # no name of a folder
+        return []
+
+
+def _is_hydras(key: str) -> bool:
+    return key == "hydra" or key.startswith(("hydra.", "hydra/"))
 
 
 def _group_problem(override: Override) -> str | None:
     key = override.key_or_group
-    if key.startswith("hydra") or override.is_delete() or not (options := _options(key)):
+    if key.startswith("hydra.") or override.is_delete() or not (options := _options(key)):
         return None
+    if override.is_force_add():
+        return f"++{key}: an option of a group is chosen without ++; type {key}={options[0]}"
     wanted = override.value()
-    if not isinstance(wanted, str) or wanted in options:
-        return None
-    return f"{key}={wanted}: there is no such option; {suggestion(wanted, options)}"
+    for name in wanted if isinstance(wanted, list) and wanted else [wanted]:
+        if name not in options:
+            return f"{key}={name}: there is no such option; {suggestion(str(name), options)}"
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    # One sentence for what Hydra says, with the key that it is about and what to type.
+    said = (str(error) or type(error).__name__).splitlines()[0]
+    if said.startswith("Error merging") and error.__cause__ is not None:
+        said += f": {str(error.__cause__).splitlines()[0]}"
+    if isinstance(error, YAMLError):
+        said = "no YAML: " + " ".join(str(error).split())
+    key = getattr(error, "full_key", None)
+    said = f"{key}: {said}; type a value" if key else said
+    if named := re.search(r"(?:Interpolation key '|delete from config\. '|Could not override ')([^']+)'", said):
+        name = named[1]
+        if _is_hydras(name):
+            return f"{said.rstrip('.')}; rdtrain --cfg hydra shows the keys of Hydra"
+        if name in known_keys():
+            return f"{said.rstrip('.')}: {name} is null or not there"
+        return f"{said.rstrip('.')}; {suggestion(name, known_keys())}"
+    if named := re.match(r"Multiple values for (\S+)\.", said):
+        return f"+{named[1]}: this group has an option already; type {named[1]}=OPTION"
+    return said
 
 
 def _lenient(override: Override) -> str:
     # Hydra accepts the result whether or not the key exists.
     text = override.input_line or ""
-    if override.is_delete() or override.key_or_group.startswith("hydra") or _options(override.key_or_group):
+    if override.is_delete() or _is_hydras(override.key_or_group) or _options(override.key_or_group):
         return text
     return "++" + text.lstrip("+")
 

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from rdtrain.config.schema import Config
 
+_LONGEST = 100  # characters that are compared; no name is as long
+
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three known names that look like one.
@@ -21,7 +23,7 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     Returns:
         Names, the likeliest first.
     """
-    known = list(known)
+    known, name = list(known), name[:_LONGEST]
     tail = name.rsplit(".", 1)[-1]
     close = get_close_matches(name, known, n=3, cutoff=0.6)
     by_tail = sorted(
@@ -46,7 +48,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     close = nearest(name, known)
     if close:
         return f"did you mean {', '.join(close)}?"
-    return f"it is one of {', '.join(known)}" if len(known) <= 30 else "see rdtrain --help"
+    return f"it is one of {', '.join(known)}" if 0 < len(known) <= 30 else "see rdtrain --help"
 
 
 def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:

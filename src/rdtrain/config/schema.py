@@ -175,6 +175,15 @@ class Checkpoint(Section):
     every_minutes: Positive | None
 
 
+class Health(Section):
+    """`health.*`."""
+
+    on_nan: Literal["rollback", "skip", "stop"]
+    retries: Natural
+    lr_factor: Annotated[float, _Number, Field(gt=0, le=1)]
+    skips: Natural
+
+
 class Runner(Section):
     """`runner.*`."""
 
@@ -209,6 +218,7 @@ class Config(Section):
     engine: Engine
     infer: Infer
     checkpoint: Checkpoint
+    health: Health
     runner: Runner
     callbacks: dict[str, Target | None]
     logger: dict[str, Target | None]

@@ -9,6 +9,7 @@ import yaml
 from rdtrain.config.check import check
 from rdtrain.config.compose import composed, points
 from rdtrain.config.nearest import known_keys
+from rdtrain.errors import UserError
 
 CONF = Path(__file__).parents[3] / "conf"
 
@@ -45,7 +46,17 @@ def test_the_defaults_are_right(raw: dict) -> None:
         ("dataset=imagefolder", "dataset=imagefolder: there is no such option; did you mean image_folder"),
         ("experiment=quikstart", "did you mean quickstart"),
         ("lmbda 0.1", "is not understood"),
-        ("experiment=null", "Config group override must be a string"),
+        ("experiment=null", "experiment=None: there is no such option; it is one of"),
+        ("++experiment=quickstart", "type experiment=quickstart"),
+        ("+experiment=quickstart", "this group has an option already; type experiment=OPTION"),
+        ("~criterion.lmda", "did you mean criterion.lmbda"),
+        ("criterion.lmbda=${criterion.lmda}", "criterion.lmbda: Interpolation key 'criterion.lmda' not found"),
+        ("criterion.lmbda=${oc.env:RDTRAIN_NOT_SET}", "'RDTRAIN_NOT_SET' not found"),
+        ("hydra.mode=FOO", "Error merging override hydra.mode=FOO: "),
+        ("engine.threads=5000", "should be less than or equal to 1024"),
+        ("engine.num_epochs=99999999999999999999", "should be less than or equal to 1000000000"),
+        ("paths.runs='a\x00b'", "should be text without control characters"),
+        ("=x", "is not understood"),
     ],
 )
 def test_a_mistake_is_named_with_what_to_type(override: str, sentence: str) -> None:
@@ -84,6 +95,35 @@ def test_sweeps_are_checked_value_by_value() -> None:
         ["criterion.lmbda=3", "seed=0", "model.name=a"],
         ["criterion.lmbda=1", "seed=1", "model.name=a"],
     ]
+
+
+def test_a_sweep_of_too_many_values_is_refused() -> None:
+    with pytest.raises(UserError, match="more than 1000 values"):
+        points(["seed=range(1,1000000000000)"])
+
+
+def test_globs_of_groups_are_enumerated() -> None:
+    assert points(["experiment=glob(quick*)"]) == [["experiment=quickstart"]]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("lr", "x", "optimizer.net.lr=x: should be a finite number"),
+        ("lr", float("inf"), "optimizer.net.lr=inf: should be a finite number"),
+        ("amsgrad", 3, "optimizer.net.amsgrad=3: should be true or false"),
+        ("_partial_", True, "optimizer.net._partial_ does not exist"),
+        ("_target_", "torch.optim.Adamm", "is no class of kind torch.optim.Optimizer; did you mean torch.optim.Adam"),
+        ("_target_", "torch.optim.LBFGS", "optimizer.net"),
+    ],
+)
+def test_arguments_of_classes_are_judged_by_their_annotations(key: str, value: object, expected: str) -> None:
+    from rdtrain.config.targets import optimization_problems
+
+    node = {"_target_": "torch.optim.Adam", "lr": 1e-3}
+    assert optimization_problems({"net": node}, {}) == []
+    (problem,) = optimization_problems({"net": {**node, key: value}}, {})
+    assert expected in problem
 
 
 def _all_options() -> list[str]:
