@@ -12,7 +12,7 @@ from rdtrain.weights import read_file
 if TYPE_CHECKING:
     from rdtrain.runners import ImageCompressionRunner
 
-FORMAT = 2
+FORMAT = 1
 _KEYS = {  # of a checkpoint to continue from; to evaluate one, its weights are enough
     "run_id", "epoch", "within_epoch", "steps", "batch_step", "sample_step", "elapsed_s", "is_last_epoch", "best",
     "final", "switched_at", "warnings", "spectral", "conv", "model", "ema", "optimizer", "scheduler", "callbacks",

@@ -33,6 +33,9 @@ _WRONG = (
 _MOST_POINTS = 1000  # of one sweep; a slip of the keyboard makes more
 
 
+_AS_THEY_ARE = ("hp", "optimizer", "scheduler", "callbacks", "logger", "runner", "paths")
+
+
 def composed(
     overrides: Sequence[str], config_name: str = "train", config_dir: str | None = None
 ) -> tuple[dict[str, Any] | None, list[str]]:
@@ -64,6 +67,27 @@ def composed(
             return _plain(OmegaConf.to_container(config, resolve=True)), problems
         except _WRONG as error:
             return None, [*problems, _reason(error)]
+
+
+def completed(raw: dict[str, Any]) -> dict[str, Any]:
+    """Give the configuration of an older run the keys that have come since, with their defaults.
+
+    Args:
+        raw: of a run folder.
+
+    Returns:
+        The same with more keys; sections that name a class of another library keep exactly what they had.
+    """
+    defaults, _ = composed(())
+    return _filled(raw, {key: value for key, value in (defaults or {}).items() if key not in _AS_THEY_ARE})
+
+
+def _filled(raw: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    result = {**defaults, **raw}
+    for key, value in defaults.items():
+        if isinstance(value, dict) and isinstance(raw.get(key), dict):
+            result[key] = _filled(raw[key], value)
+    return result
 
 
 def folder_problems(config_name: str, config_dir: str | None) -> list[str]:

@@ -13,6 +13,7 @@ from compressai.models import CompressionModel
 from compressai.zoo.pretrained import load_pretrained
 
 from rdtrain.config.check import check
+from rdtrain.config.compose import completed
 from rdtrain.config.nearest import suggestion
 from rdtrain.config.schema import Config
 from rdtrain.errors import UserError
@@ -158,7 +159,7 @@ def _config(run: RunFolder) -> Config:
         raw = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     except (yaml.YAMLError, OSError, ValueError) as error:
         raise UserError(f"{run.config} cannot be read: {str(error).splitlines()[0]}") from error
-    config, problems = check(raw)
+    config, problems = check(completed(raw) if isinstance(raw, dict) else raw)
     if config is None:
         raise UserError([f"{run.config}: {problem}" for problem in problems])
     return complete(config)
