@@ -17,7 +17,7 @@ types: ## check types, on the package as it is installed
 	MYPYPATH=build/typecheck mypy -p rdtrain
 
 test: ## the quick tests
-	pytest -m "not slow"
+	pytest -n auto -m "not slow"
 
 e2e: ## the tests that run the installed commands
 	pytest tests/e2e
@@ -29,6 +29,6 @@ installable: ## build a wheel, install it in a fresh environment, run it from an
 	scripts/check_installable.sh
 
 check: lint types ## everything that CI looks at
-	pytest
+	pytest -n auto
 
 .PHONY: help fmt lint types test e2e docs installable check

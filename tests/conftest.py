@@ -13,6 +13,9 @@ from rdtrain.config.compose import composed
 from rdtrain.config.schema import Config
 from rdtrain.quiet import LIBRARY_WARNINGS
 
+# Tests run on all cores already, and so do their commands; torch, which nothing here imports, reads this once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Filter the same library warnings that the commands filter; all others are errors (pyproject.toml)."""
