@@ -9,6 +9,7 @@ from rdtrain.callbacks.checkpoint import Checkpoint
 from rdtrain.callbacks.csv_log import CsvLog
 from rdtrain.callbacks.early_stopping import EarlyStopping
 from rdtrain.callbacks.figures import Figures
+from rdtrain.callbacks.health import Health
 from rdtrain.callbacks.progress import Progress
 from rdtrain.callbacks.run_record import RunRecord
 from rdtrain.callbacks.scheduler_step import SchedulerStep
@@ -20,6 +21,7 @@ __all__ = [
     "CsvLog",
     "EarlyStopping",
     "Figures",
+    "Health",
     "Progress",
     "RunRecord",
     "SchedulerStep",

@@ -35,14 +35,16 @@ class Checkpoint(dl.Callback):
         self.trained: dict[str, Any] | None = None
 
     def on_experiment_start(self, runner: ImageCompressionRunner) -> None:
-        """Continue where the last part of the run stopped.
+        """Continue where the last part of the run stopped, or keep the beginning, to which a run may roll back.
 
         Args:
             runner: of this run; `resume_from` is what `last.pt` held, or None.
         """
         if runner.resume_from is not None:
             restore(runner, runner.resume_from)
-        self.written = time.monotonic()
+            self.written = time.monotonic()
+        else:
+            self._write(runner, capture(runner))
 
     def on_batch_end(self, runner: ImageCompressionRunner) -> None:
         """Write and stop between two training steps.
@@ -59,6 +61,7 @@ class Checkpoint(dl.Callback):
         every = runner.config.checkpoint.every_n_steps
         due = wish or (every is not None and runner.steps % every == 0)
         if due or runner.is_last_batch:
+            runner.settle()
             state = capture(runner, within_epoch=True)
             if runner.is_last_batch:
                 self.trained = state  # nothing changes it while the epoch's other loaders are gone through

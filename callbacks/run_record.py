@@ -14,7 +14,7 @@ from rdtrain.ranks import gathered
 
 
 class RunRecord(dl.Callback):
-    """Observer: status, best epoch, last numbers and bad images in `summary.json`; part of every run.
+    """Observer: status, best epoch, last numbers, events and bad images in `summary.json`; part of every run.
 
     It comes last, so that a run is called finished only when everything is written.
     """
@@ -95,6 +95,7 @@ class RunRecord(dl.Callback):
             "final": runner.final,
             "switch": runner.switched_at,
             "warnings": runner.warnings,
+            "events": runner.events,
             "bad_images": {
                 reason: sorted(file for file, fault in self.bad.items() if fault == reason)
                 for reason in sorted(set(self.bad.values()))

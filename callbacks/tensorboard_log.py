@@ -82,6 +82,9 @@ class TensorBoardLog(dl.Callback):
                 self.writer.add_scalar(tag(loader, name), value, runner.steps)
         if runner.switched_at is not None and runner.switched_at["epoch"] == runner.epoch_step:
             self.writer.add_text("conv/switch", _switch_text(runner.switched_at), runner.steps)
+        for event in runner.events:
+            if event["epoch"] == runner.epoch_step:
+                self.writer.add_text(f"health/{event['kind']}", f"{event['seen']}; {event['advice']}", runner.steps)
         if "infer" in measured:
             self._write_images(self.writer, runner)
         self.writer.flush()

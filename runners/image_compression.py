@@ -30,11 +30,14 @@ from rdtrain.early_stop import BestSoFar
 from rdtrain.engine import autocast
 from rdtrain.errors import UserError
 from rdtrain.evaluation import ImageRow, evaluate_image, evaluation_copy, forward_variants, mean_row
+from rdtrain.health import Diverged, Event, StepGuard, nonfinite_gradients
 from rdtrain.infer_plan import Budget, real_policy
 from rdtrain.interruption import Interruption
 from rdtrain.latents import Shown, keeps_images, watched
 from rdtrain.metrics import Means
-from rdtrain.ranks import gathered, keep_quantiles_local, merged, rank_share
+from rdtrain.probes import LatentOverflow
+from rdtrain.ranks import agreed, gathered, keep_quantiles_local, merged, rank_share
+from rdtrain.rollback import TrainedStep, save_batch
 from rdtrain.run_folder import RunFolder
 from rdtrain.variants import quantizer_terms
 
@@ -69,6 +72,8 @@ class ImageCompressionRunner(dl.Runner):
         switched_at: epoch, step and circumstances at which they did.
         drop_absorbed: whether the switch took the place of this epoch's scheduler step.
         warnings: what the user should know afterwards.
+        events: what happened to the run's health, `rdtrain.health.Event` as dicts.
+        skipped: optimizer steps that were left out (`health.on_nan=skip`) since the beginning of the run.
         shown: infer images to look at.
         drawn: PNG files by name, made of them by `rdtrain.callbacks.Figures`.
     """
@@ -93,6 +98,8 @@ class ImageCompressionRunner(dl.Runner):
         self.switch_pending = self.drop_absorbed = False
         self.switched_at: dict[str, Any] | None = None
         self.warnings: list[str] = []
+        self.events: list[dict[str, Any]] = []
+        self.skipped = self._skipped_in_a_row = 0
         self.shown: list[Shown] = []
         self.drawn: dict[str, bytes] = {}
         self.ema: AveragedModel | None = None
@@ -138,6 +145,8 @@ class ImageCompressionRunner(dl.Runner):
         decay = self.config.engine.ema_decay
         if decay is not None:
             self.ema = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        late = self.engine.device.type == "cuda" and self.config.health.on_nan != "skip"
+        self._guard: StepGuard[TrainedStep] = StepGuard(late)
         self.real_policy = real_policy(self.config.infer.real, self.net, self.config.runner.monitor)
 
     # What callbacks read
@@ -180,6 +189,17 @@ class ImageCompressionRunner(dl.Runner):
         """
         return {loader: values for loader, values in self.epoch_metrics.items() if loader != "_epoch_"}
 
+    def note(self, event: Event) -> None:
+        """Tell the user of an event, now and in the run's record.
+
+        Args:
+            event: that is new.
+        """
+        self.events.append(event.to_dict())
+        self.warnings.append(event.sentence)
+        if self.engine.is_main_process:
+            print(event.sentence, flush=True)
+
     def become_plain(self, moments: Moments, shadow: ShadowMoments | None = None) -> list[Converted]:
         """Turn all spectral convs plain, in the model and its moving average.
 
@@ -213,6 +233,8 @@ class ImageCompressionRunner(dl.Runner):
         super().on_epoch_start(runner)
         self.is_last_epoch = self.epoch_step >= self.num_epochs
         self.drop_absorbed = self.is_best = False
+        self._skipped_in_a_row = 0
+        self.experiment_metrics.clear()  # Catalyst keeps those of every epoch, and nothing reads them
 
     def _run_epoch(self) -> None:
         for key, loader in self.loaders.items():
@@ -230,6 +252,7 @@ class ImageCompressionRunner(dl.Runner):
         self.means = Means()
         # Catalyst's own counters are multiplied by the number of processes.
         self._batches = self._samples = 0
+        self._overflow: LatentOverflow | None = None
         self.loader_batches = len(self.loader)
         self._loader_start = time.monotonic()
         with self._prepared_for_loader():
@@ -237,6 +260,7 @@ class ImageCompressionRunner(dl.Runner):
                 super()._run_loader()
         start = self._loader_start
         self.elapsed_s += time.monotonic() - start
+        self._refuse_overflow()
         if self.is_infer_loader:  # not every image has every metric
             self.loader_metrics.update(mean_row(gathered(self._rows, self.engine)))
         else:
@@ -314,13 +338,16 @@ class ImageCompressionRunner(dl.Runner):
                 f"{self._budget.taken + self._budget.skipped} images (infer.max_seconds={self._budget.seconds:g})"
             )
 
+    def _refuse_overflow(self) -> None:
+        # One process may see it alone; the others wait for its rows.
+        if self.is_infer_loader and agreed(int(self._overflow is not None), self.engine):
+            raise Diverged(f"infer of epoch {self.epoch_step}: {self._overflow or 'latents that cannot be coded'}")
+
     def _refuse_divergence(self) -> None:
-        loss = self.loader_metrics.get("loss/forward/unclamped")
-        if loss is not None and not math.isfinite(loss):
-            raise UserError(
-                f"the {self.loader_key} loss of epoch {self.epoch_step} is {loss}: the run has diverged; try "
-                f"optimizer.net.lr={self.optimizer['net'].param_groups[0]['lr'] / 10:g} or engine.clip_grad_norm=1"
-            )
+        nothing = math.nan if self.is_train_loader else 0.0  # all of its steps were left out
+        loss = self.loader_metrics.get("loss/forward/unclamped", nothing)
+        if not math.isfinite(loss):
+            raise Diverged(f"the {self.loader_key} loss of epoch {self.epoch_step} is {float(loss)}")
 
     def _add_times(self, seconds: float) -> None:
         self.loader_metrics["time/step_ms"] = 1000 * seconds / max(1, self._batches)
@@ -328,6 +355,7 @@ class ImageCompressionRunner(dl.Runner):
         self.loader_metrics["time/elapsed_s"] = self.elapsed_s
         if self.is_train_loader:
             self.loader_metrics["conv/spectral"] = float(self.is_spectral)
+            self.loader_metrics["health/skipped"] = float(self.skipped)
             for name, optimizer in self.optimizer.items():
                 self.loader_metrics[f"lr/{name}"] = optimizer.param_groups[0]["lr"]
 
@@ -342,7 +370,7 @@ class ImageCompressionRunner(dl.Runner):
         layout = torch.channels_last if self.config.engine.channels_last else torch.contiguous_format
         x = batch["x"].to(self.engine.device, non_blocking=True).to(torch.float32, memory_format=layout).div_(255)
         if self.is_train_loader:
-            self._train(x)
+            self._train(x, batch["x"])
         elif self.is_infer_loader:
             self._infer(x, batch)
         else:
@@ -351,10 +379,14 @@ class ImageCompressionRunner(dl.Runner):
         self._samples += len(x)
 
     def _infer(self, x: Tensor, batch: dict[str, Tensor]) -> None:
-        if not self._budget.take():
+        if self._overflow is not None or not self._budget.take():
             return
-        with watched(self._evaluated) as watch:
-            row = evaluate_image(self._evaluated, x, self.criterion, self.config.ledger.mode, self._real)
+        try:
+            with watched(self._evaluated) as watch:
+                row = evaluate_image(self._evaluated, x, self.criterion, self.config.ledger.mode, self._real)
+        except LatentOverflow as error:
+            self._overflow = error
+            return
         self._rows.append(
             replace(row, image=torch.empty(0), strings=None)
         )  # those of many images would fill the memory
@@ -366,10 +398,11 @@ class ImageCompressionRunner(dl.Runner):
         out = self.judged(x)
         self.means.update(forward_variants(self.criterion, out, x))
 
-    def _train(self, x: Tensor) -> None:
+    def _train(self, x: Tensor, images: Tensor) -> None:
         place, in_group = place_in_group(self._batches, self.loader_batches, self.config.engine.accumulate)
         self.stepped = place == in_group - 1
         if place == 0:
+            self._group: list[tuple[Tensor, dict[str, Tensor]]] = []
             for optimizer in self.optimizer.values():
                 optimizer.zero_grad()
         with contextlib.nullcontext() if self.stepped else self.engine.no_sync(self.model):
@@ -379,20 +412,25 @@ class ImageCompressionRunner(dl.Runner):
             self.engine.backward(terms["loss"] / in_group)
         values = {name: value.detach() for name, value in terms.items()}
         self.batch_metrics.update(named_terms(values))
-        self.means.update(self.batch_metrics, len(x))
+        self._group.append((images, dict(self.batch_metrics)))
         if self.stepped:
-            self._compare_quantizers(x, values)
-            self._step()
+            self._step(x, values)
 
     def _compare_quantizers(self, x: Tensor, noise: dict[str, Tensor]) -> None:
         every = self.config.ledger.every_n_steps
         if every is not None and self.steps % every == 0:
             self.means.update(quantizer_terms(self.criterion, self.net, x, noise), len(x))
 
-    def _step(self) -> None:
+    def _step(self, x: Tensor, noise: dict[str, Tensor]) -> None:
         parameters = [p for group in self.optimizer["net"].param_groups for p in group["params"] if p.grad is not None]
         max_norm = self.config.engine.clip_grad_norm
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        self.stepped = self._is_healthy(norm)
+        if not self.stepped:
+            return
+        for images, terms in self._group:
+            self.means.update(terms, len(images))
+        self._compare_quantizers(x, noise)
         if max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         self.optimizer["net"].step()
@@ -407,6 +445,39 @@ class ImageCompressionRunner(dl.Runner):
         self.steps += 1
         self.batch_metrics.update(extra)
         self.means.update(extra, 1)
+
+    def _is_healthy(self, norm: Tensor) -> bool:
+        images, terms = map(list, zip(*self._group, strict=True))
+        number = norm
+        if self.engine.num_processes == 1:  # averaged gradients are those of all processes, losses are each one's own
+            number = norm + sum(values["loss/forward/unclamped"] for values in terms)
+        lr = self.optimizer["net"].param_groups[0]["lr"]
+        failed = self._guard.look(number, TrainedStep(self.epoch_step, self.steps + 1, lr, images, terms, norm))
+        if failed is not None:
+            self._skip_or_stop(failed)
+        else:
+            self._skipped_in_a_row = 0
+        return failed is None
+
+    def _skip_or_stop(self, failed: TrainedStep) -> None:
+        gradients = [] if self._guard.late else nonfinite_gradients(self.net.named_parameters())
+        save_batch(self.folder.path, failed, gradients, self.engine.process_index)
+        if self.config.health.on_nan != "skip" or self._skipped_in_a_row >= self.config.health.skips:
+            raise Diverged(failed.describe())
+        if self.skipped == 0:
+            done = "the step is left out, as all others like it will be (health.on_nan=skip)"
+            self.note(Event("skip", self.epoch_step, self.steps, failed.describe(), done))
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+
+    def settle(self) -> None:
+        """Wait until all steps so far are known to be finite, before their weights are written anywhere.
+
+        Raises:
+            Diverged: one is not.
+        """
+        if (failed := self._guard.settle()) is not None:
+            self._skip_or_stop(failed)
 
 
 def place_in_group(batch: int, batches: int, accumulate: int) -> tuple[int, int]:

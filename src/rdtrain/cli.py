@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,6 +26,18 @@ _QUIET_HYDRA = (
     "hydra.output_subdir=null",
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
+)
+_DEFAULT_RUNS = "./runs"
+_AXES = (
+    "criterion.lmbda=",
+    "model.quality=",
+    "seed=",
+    "sweep.",
+    "launcher",
+    "hydra",
+    "paths.",
+    "logger",
+    "checkpoint.",
 )
 _VALUED_FLAGS = ("--config-dir", "--config-name", "--config-path", "--package", "--cfg", "--experimental-rerun")
 _LISTINGS = ("--help", "--hydra-help", "--version", "--info", "--shell-completion")  # nothing is run
@@ -56,23 +70,17 @@ def main() -> None:
 
     from rdtrain.config.compose import lenient
 
-    failed: list[int] = []
-
     def job(composed_config: DictConfig) -> None:
-        code = _train(composed_config, overrides)
-        if code > _INTERRUPTED:
+        code, is_point = _job(composed_config, overrides)
+        if code and (not is_point or code > _INTERRUPTED):  # the other points of a sweep go on after a failure
             raise SystemExit(code)
-        if code:
-            failed.append(code)  # the other points of a sweep go on
 
     kept = [word for word in sys.argv[1:] if word not in overrides and word != "--trust"]
-    sys.argv[1:] = [*kept, *lenient(overrides), *_quiet(overrides)]
+    sys.argv[1:] = [*kept, *lenient(overrides), *_sweep_folder(overrides, flags), *_quiet(overrides)]
     try:
         hydra.main("pkg://rdtrain.conf", config_name="train", version_base="1.3")(job)()
     except (ConfigCompositionException, MissingConfigException) as error:  # such as several values without -m
         raise SystemExit(report([" ".join(str(error).split())])) from error
-    if failed:
-        raise SystemExit(failed[0])
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -201,26 +209,56 @@ def _quiet(overrides: Sequence[str]) -> list[str]:
     return [setting for setting in _QUIET_HYDRA if setting.split("=", 1)[0] not in typed]
 
 
-def _train(composed_config: DictConfig, overrides: Sequence[str]) -> int:
+def _sweep_folder(overrides: Sequence[str], flags: dict[str, str]) -> list[str]:
+    # The points of a sweep lie in a folder of their own, the same one when there come more of them.
+    from rdtrain.config.compose import composed, points
+
+    if not flags.keys() & {"-m", "--multirun"}:
+        return []
+    raw, _ = composed(points(overrides)[0], flags.get("--config-name", "train"), flags.get("--config-dir"))
+    if raw is None or raw["paths"]["runs"] != _DEFAULT_RUNS:
+        return []
+    common = sorted(text.lstrip("+") for text in overrides if not text.lstrip("+").startswith(_AXES))
+    return [f"++paths.runs={_DEFAULT_RUNS}/sweep-{hashlib.sha256(repr(common).encode()).hexdigest()[:8]}"]
+
+
+def _job(composed_config: DictConfig, overrides: Sequence[str]) -> tuple[int, bool]:
+    # The exit code, and whether this is a point of a sweep.
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from rdtrain.config.check import check
     from rdtrain.quiet import silence_libraries
 
     silence_libraries()
+    composed = cast(dict[str, Any], OmegaConf.to_container(composed_config, resolve=True))
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return exit_code(lambda: _train(composed, overrides)), False
+    from rdtrain.run_folder import runs_root
+    from rdtrain.sweep.job import run_job
+
+    own = list(hydra.overrides.task)
+    try:
+        return exit_code(
+            lambda: run_job(runs_root(composed["paths"]["runs"]), own, composed, lambda raw: _train(raw, own))
+        ), True
+    except Exception:  # a fault of ours; the other points go on
+        traceback.print_exc()
+        return 1, True
+
+
+def _train(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    from rdtrain.config.check import check
     from rdtrain.config.targets import target_problems
     from rdtrain.train import train
 
-    config, problems = check(cast(dict[str, Any], OmegaConf.to_container(composed_config, resolve=True)))
-
-    def work() -> None:
-        if config is None:
-            raise UserError(problems)
-        if wrong := target_problems("runner", {"_target_": config.runner.target}, dry_run=False):
-            raise UserError(wrong)
-        train(config, overrides)
-
-    return exit_code(work)
+    config, problems = check(raw)
+    if config is None:
+        raise UserError(problems)
+    if wrong := target_problems("runner", {"_target_": config.runner.target}, dry_run=False):
+        raise UserError(wrong)
+    train(config, overrides)
 
 
 def exit_code(work: Callable[[], object]) -> int:

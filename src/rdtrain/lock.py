@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -66,7 +67,7 @@ def _open_locked(path: Path) -> TextIO:
     while True:
         file = open(path, "a+")  # noqa: SIM115 - it stays open as long as the lock is held
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(file)
         except BlockingIOError as error:
             holder = _holder(file)
             file.close()
@@ -81,6 +82,18 @@ def _open_locked(path: Path) -> TextIO:
     return file
 
 
+def _take(file: TextIO, attempts: int = 5) -> None:
+    for left in reversed(range(attempts)):  # `is_held` has it for a moment
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not left:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
 def _holder(file: TextIO) -> str:
     file.seek(0)
     try:
@@ -88,3 +101,22 @@ def _holder(file: TextIO) -> str:
         return f"process {said['pid']} on {said['host']} since {said['since']}"
     except (ValueError, KeyError):
         return "another process"
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process holds a folder; not to be asked by the process that holds it, which would let go of it.
+
+    Args:
+        folder: that may not exist.
+
+    Returns:
+        False also where nobody ever held it, or where that cannot be found out.
+    """
+    try:
+        with open(folder / NAME) as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -48,7 +48,13 @@ _OTHERS = [  # (name, unit, meaning, loaders)
     ("grad_norm", "1", "norm of the net's gradient before clipping", ("train",)),
     ("lr/net", "1", "learning rate of the net optimizer", ("train",)),
     ("lr/aux", "1", "learning rate of the aux optimizer", ("train",)),
-    ("conv/spectral", "0 or 1", "1 while the convolutions are stored as spectra", ("train",)),
+    (
+        "conv/spectral",
+        "0 or 1",
+        "1 where the epoch was trained with spectra, the one at whose end they became plain included",
+        ("train",),
+    ),
+    ("health/skipped", "1", "optimizer steps left out since the beginning (health.on_nan=skip)", ("train",)),
     ("time/step_ms", "ms", "mean time of a batch", LOADERS),
     ("time/elapsed_s", "s", "time spent in loaders since the beginning of the run, pauses left out", LOADERS),
     ("time/samples_per_s", "1/s", "images a second", LOADERS),
@@ -117,7 +123,7 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _table()}
 """Every metric by name, in the order of metrics.csv's columns."""
 
 
-_BARE = ("aux_loss", "conv", "grad_norm", "lr", "time")  # of the training itself, not of one loader's images
+_BARE = ("aux_loss", "conv", "grad_norm", "health", "lr", "time")  # of the training itself, not of one loader's images
 
 
 def tag(loader: str, name: str) -> str:

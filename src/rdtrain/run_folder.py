@@ -19,7 +19,7 @@ from rdtrain.files import write_json, write_text
 _WRITE_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
 )  # fmt: skip
-_NOT_IN_ID = ("paths", "logger", "checkpoint")  # what a run computes does not depend on them
+_NOT_IN_ID = ("paths", "logger", "checkpoint", "sweep", "launcher")  # what a run computes does not depend on them
 
 
 def run_id(config: Config) -> str:

@@ -8,14 +8,18 @@ from rdtrain import build, checkpoint, environment, preflight
 from rdtrain.config.schema import Config
 from rdtrain.data.inventory import Inventory, make_stores, take_inventory
 from rdtrain.data.loaders import explain_loader_error
+from rdtrain.data.store import ImageStore
 from rdtrain.engine import Engine, make_engine
 from rdtrain.errors import UserError
-from rdtrain.files import remove_leftovers
+from rdtrain.files import remove_leftovers, write_tensors
+from rdtrain.health import Diverged
 from rdtrain.interruption import Interrupted, Interruption
 from rdtrain.lock import locked
 from rdtrain.models import complete
 from rdtrain.probes import LatentOverflow
+from rdtrain.rollback import lowered_checkpoint
 from rdtrain.run_folder import RunFolder
+from rdtrain.runners import ImageCompressionRunner
 
 
 def train(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
@@ -58,21 +62,7 @@ def _run(
     engine: Engine,
     interruption: Interruption,
 ) -> None:
-    state, damage = checkpoint.newest(folder.last, folder.best)
-    model = build.model(config, state)
-    optimizers = build.optimizers(config, model)
     stores = make_stores(inventory, config.dataset)
-    loaders = build.loaders(config, stores, engine.num_processes)
-    epoch_steps = -(-len(loaders["train"]) // (config.engine.accumulate * engine.num_processes))
-    schedulers = build.schedulers(config, optimizers, epoch_steps)
-    callbacks = build.callbacks(config)
-    runner = build.runner(config, folder, stores, state, interruption)
-
-    notes = inventory.warnings()
-    if state is None:
-        runner.warnings += notes
-    if damage is not None:
-        notes = [*notes, damage]
     try:
         with interruption.deferred():
             if engine.is_main_process:
@@ -80,25 +70,63 @@ def _run(
                 folder.make(
                     config, list(overrides), environment.describe(engine.device, config.seed, inventory.describe())
                 )
-                print("\n".join([*notes, f"{'continues' if state else 'run folder'}: {folder.path}"]))
-            runner.train(
-                engine=engine,
-                model=model,
-                criterion=build.criterion(config),
-                optimizer=optimizers,
-                scheduler=schedulers,
-                loaders=loaders,
-                callbacks=callbacks,
-                seed=config.seed,
-                num_epochs=config.engine.num_epochs,
-            )
+            while not _attempt(config, inventory, stores, folder, engine, interruption):
+                engine.free_memory()  # of what the attempt before has left
     except Exception as error:  # an image, a worker process, a disk or a signal may be behind it
         if interruption.received is not None and "DataLoader worker" in str(error):  # it got the signal as well
             raise Interrupted(interruption.received) from error
-        if isinstance(error, LatentOverflow):
-            raise UserError(
-                f"the run has diverged, its latents cannot be coded: {error}; try a lower optimizer.net.lr"
-            ) from error
         if explained := explain_loader_error(error, stores.values()) or folder.explain_write_error(error):
             raise explained from error
         raise
+
+
+def _attempt(
+    config: Config,
+    inventory: Inventory,
+    stores: dict[str, ImageStore],
+    folder: RunFolder,
+    engine: Engine,
+    interruption: Interruption,
+) -> bool:
+    # Whether the run has come to its end; if not, its last checkpoint is one to go on from.
+    state, damage = checkpoint.newest(folder.last, folder.best)
+    model = build.model(config, state)
+    optimizers = build.optimizers(config, model)
+    loaders = build.loaders(config, stores, engine.num_processes)
+    epoch_steps = -(-len(loaders["train"]) // (config.engine.accumulate * engine.num_processes))
+    schedulers = build.schedulers(config, optimizers, epoch_steps)
+    callbacks = build.callbacks(config)
+    runner = build.runner(config, folder, stores, state, interruption)
+
+    notes = [damage] if damage else []
+    if state is None:
+        notes = inventory.warnings()
+        runner.warnings += notes
+    if engine.is_main_process:
+        print("\n".join([*notes, f"{'continues' if state else 'run folder'}: {folder.path}"]))
+    try:
+        runner.train(
+            engine=engine,
+            model=model,
+            criterion=build.criterion(config),
+            optimizer=optimizers,
+            scheduler=schedulers,
+            loaders=loaders,
+            callbacks=callbacks,
+            seed=config.seed,
+            num_epochs=config.engine.num_epochs,
+        )
+    except (Diverged, LatentOverflow) as error:
+        _go_back(config, folder, engine, runner, str(error))
+        return False
+    return True
+
+
+def _go_back(config: Config, folder: RunFolder, engine: Engine, runner: ImageCompressionRunner, reason: str) -> None:
+    # All processes find the same; none reads what another one is writing.
+    state = lowered_checkpoint(config, folder, runner.epoch_step, runner.steps, reason)
+    engine.wait_for_everyone()
+    if engine.is_main_process:
+        print(state["warnings"][-1], flush=True)
+        write_tensors(folder.last, state)
+    engine.wait_for_everyone()

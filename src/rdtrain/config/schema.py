@@ -193,10 +193,56 @@ class Runner(Section):
     monitor: Text
 
 
+class Sweep(Section):
+    """`sweep.*`."""
+
+    retry: bool
+    on_code_change: Literal["warn", "refuse"]
+
+
 class Paths(Section):
     """`paths.*`."""
 
     runs: Text
+
+
+class LocalLauncher(Section):
+    """`launcher=local`."""
+
+    name: Literal["local"]
+
+
+class JoblibLauncher(Section):
+    """`launcher=joblib`."""
+
+    name: Literal["joblib"]
+    jobs: Count
+
+
+class SlurmLauncher(Section):
+    """`launcher=slurm`."""
+
+    name: Literal["slurm"]
+    partition: Text | None
+    minutes: Count
+    requeues: Natural
+    grace_s: Count
+    cpus: Count
+    gpus: Count | None
+    mem_gb: Count | None
+    at_once: Count
+    wait: bool
+    sbatch: dict[Annotated[str, Field(pattern="^[a-z_-]+$")], bool | int | Text]
+
+
+class RayLauncher(Section):
+    """`launcher=ray`."""
+
+    name: Literal["ray"]
+    address: Text
+    cpus: Count
+    gpus: Annotated[float, _Number, Field(ge=0, allow_inf_nan=False)]
+    retries: Natural
 
 
 class Config(Section):
@@ -223,8 +269,10 @@ class Config(Section):
     callbacks: dict[str, Target | None]
     logger: dict[str, Target | None]
     paths: Paths
+    launcher: Annotated[LocalLauncher | JoblibLauncher | SlurmLauncher | RayLauncher, Field(discriminator="name")]
     seed: Annotated[int, _Number, Field(ge=0, le=2**31)]
     ledger: Ledger
+    sweep: Sweep
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain containers, in the keys that a user types.
