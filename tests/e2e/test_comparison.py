@@ -33,11 +33,11 @@ def test_arms_and_seeds_become_runs_and_one_comparison(tmp_path: Path) -> None:
     assert sorted(bool(summary["switch"]) for summary in summaries) == [False, False, True]
     rates = sorted(summary["final"]["train/lr/net"] for summary in summaries)
     assert rates[-1] == 1e-3  # of the run that absorbed its drop
-    with open(runs / "comparison" / "tables" / "runs.csv", newline="") as file:
+    with open(runs / "report" / "tables" / "runs.csv", newline="") as file:
         curves = {row["curve"] for row in csv.DictReader(file)}
     assert len(curves) == 3
-    assert (runs / "comparison" / "report.html").stat().st_size > 10_000
-    figures = {path.name for path in (runs / "comparison" / "figures").glob("*.png")}
+    assert (runs / "report" / "report.html").stat().st_size > 10_000
+    figures = {path.name for path in (runs / "report" / "figures").glob("*.png")}
     assert {"loss-steps-0.0067.png", "loss-seconds-0.0067.png", "learning-rate.png"} <= figures
 
 

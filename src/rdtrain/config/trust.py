@@ -31,6 +31,7 @@ _HYDRA_EMPTY = (
     "job_logging.root",
     "hydra_logging.root",
 )
+_OWN_CALLBACKS = {"sweep": {"_target_": "rdtrain.sweep.record.SweepRecord"}}
 _PLAIN_REFERENCE = re.compile(r"\$\{[\w.\-]+\}")
 
 
@@ -44,7 +45,7 @@ def untrusted(config: dict[str, Any]) -> list[str]:
         One phrase for every key that is not plain data, beginning with the key.
     """
     hydra = config.get("hydra", {})
-    found = [f"hydra.{key} is set" for key in _HYDRA_EMPTY if _select(hydra, key)]
+    found = [f"hydra.{key} is set" for key in _HYDRA_EMPTY if _select(hydra, key) not in (None, {}, [], _OWN_CALLBACKS)]
     for section in ("launcher", "sweeper"):
         found += _judge(f"hydra.{section}", hydra.get(section), _HYDRAS_OWN)
     for key, value in config.items():

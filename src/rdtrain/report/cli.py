@@ -19,6 +19,7 @@ examples:
   rdtrain-report runs/A runs/B --lmbda 0.0067          two runs, losses for this lambda
   rdtrain-report runs eval/kodak.json --reference vtm jpeg
   rdtrain-report --points points.yaml --dataset kodak  points that somebody gives as numbers
+  rdtrain-report status SWEEP                          how far the points of a sweep are
 """
 
 
@@ -53,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 for a mistake of the user.
     """
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["status"]:
+        return _status(words[1:])
+    arguments = parser().parse_args(words)
     try:
         if arguments.list_references:
             _list_references()
@@ -63,6 +67,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(f"rdtrain-report: {problem}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _status(words: Sequence[str]) -> int:
+    from rdtrain.sweep.plan import Plan
+    from rdtrain.sweep.status import status, table
+
+    made = argparse.ArgumentParser("rdtrain-report status", description="Show how far the points of a sweep are.")
+    made.add_argument("sweep", type=Path, metavar="SWEEP", help="folder of the sweep, the one with plan.json")
+    folder = made.parse_args(words).sweep
+    try:
+        plan = Plan.read(folder)
+        if not plan.points:
+            raise UserError(f"{folder} holds no plan.json; give the folder of a sweep, such as runs/sweep-0a1b2c3d.")
+    except UserError as error:
+        print(f"rdtrain-report: {error}", file=sys.stderr)
+        return 2
+    print(table(status(plan)))
     return 0
 
 

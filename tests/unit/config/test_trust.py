@@ -50,7 +50,7 @@ def test_what_is_plain_data(node: str) -> None:
 @pytest.mark.parametrize(
     "section",
     [
-        "{callbacks: {x: {_target_: rdtrain.compare.CompareRuns}}}",
+        "{callbacks: {x: {_target_: rdtrain.sweep.record.SweepRecord}}}",
         "{callbacks: '${x}'}",
         "{sweeper: {params: {seed: '1,2'}}}",
         "{job: {env_set: {A: b}}}",

@@ -1,0 +1,156 @@
+"""What a sweep is going to run, written down when it is submitted.
+
+    <sweep>/plan.json          every point: id, run folder, overrides, hash of the code
+    <sweep>/plan/<id>.yaml     its resolved configuration, which is what its job trains
+    <sweep>/plan/<id>.error    why its last attempt failed
+
+More points may come later: a plan only grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rdtrain.errors import UserError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep.
+
+    Args:
+        id: of the run.
+        run: name of its folder within the sweep's.
+        overrides: by which Hydra's sweeper makes it, in its spelling.
+        code: hash of the code that planned it.
+    """
+
+    id: str
+    run: str
+    overrides: tuple[str, ...]
+    code: str
+
+
+def code_hash() -> str:
+    """Hash what a run's numbers depend on besides its configuration.
+
+    Returns:
+        12 hexadecimal digits over all Python and YAML files of the installed package.
+    """
+    import rdtrain
+    import rdtrain.callbacks
+    import rdtrain.conf
+    import rdtrain.runners
+
+    digest = hashlib.sha256()
+    for package in (rdtrain, rdtrain.callbacks, rdtrain.conf, rdtrain.runners):
+        root = Path(package.__file__ or "").parent
+        for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".yaml")):
+            digest.update(f"{package.__name__}/{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The points of a sweep.
+
+    Args:
+        folder: of the sweep.
+        points: in the order in which they were planned.
+    """
+
+    folder: Path
+    points: tuple[Point, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> Plan:
+        """Read a plan.
+
+        Args:
+            folder: of the sweep.
+
+        Returns:
+            The plan, without points where nothing was planned yet.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = folder / "plan.json"
+        if not path.is_file():
+            return cls(folder)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            points = [Point(**{**point, "overrides": tuple(point["overrides"])}) for point in content["points"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is no plan of a sweep ({error}); delete it, and the same command plans anew"
+            ) from error
+        return cls(folder, tuple(points))
+
+    def grown(self, points: Sequence[Point]) -> Plan:
+        """Add points, and take the newer of two with the same id.
+
+        Args:
+            points: of the present command.
+
+        Returns:
+            A new plan.
+        """
+        merged = {point.id: point for point in self.points} | {point.id: point for point in points}
+        return replace(self, points=tuple(merged.values()))
+
+    def write(self, configs: Mapping[str, dict[str, Any]]) -> None:
+        """Write the plan, and freeze configurations.
+
+        Args:
+            configs: resolved configuration by id, of the points that are new or newly planned.
+        """
+        from rdtrain.files import write_json, write_text
+
+        (self.folder / "plan").mkdir(parents=True, exist_ok=True)
+        for point_id, config in configs.items():
+            write_text(self.config_of(point_id), yaml.safe_dump(config, sort_keys=False))
+        write_json(self.folder / "plan.json", {"format": FORMAT, "points": [asdict(point) for point in self.points]})
+
+    def config_of(self, point_id: str) -> Path:
+        """The frozen configuration of a point.
+
+        Args:
+            point_id: its id.
+
+        Returns:
+            The file.
+        """
+        return self.folder / "plan" / f"{point_id}.yaml"
+
+    def error_of(self, point_id: str) -> Path:
+        """Why a point's last attempt failed.
+
+        Args:
+            point_id: its id.
+
+        Returns:
+            The file; there is none where it did not fail.
+        """
+        return self.folder / "plan" / f"{point_id}.error"
+
+    def made_by(self, overrides: Sequence[str]) -> Point | None:
+        """Find the newest point that a job was started for.
+
+        Args:
+            overrides: of the job, in the spelling of Hydra's sweeper.
+
+        Returns:
+            The point, None for a job that was not planned, such as one of another sweeper.
+        """
+        wanted = tuple(overrides)
+        return next((point for point in reversed(self.points) if point.overrides == wanted), None)

@@ -1,0 +1,98 @@
+"""How far the points of a sweep are, from files only."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rdtrain.errors import UserError
+from rdtrain.report.cli import main
+from rdtrain.sweep.plan import Plan, Point, code_hash
+from rdtrain.sweep.status import error_code, status, table, write_status
+
+CONFIG = {"engine": {"num_epochs": 10}}
+
+
+def _point(name: str, lmbda: float) -> Point:
+    return Point(name, f"{name}-run", (f"++criterion.lmbda={lmbda}", "++seed=1"), "0" * 12)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    points = [_point(name, 0.01 * i) for i, name in enumerate("abcde", 1)]
+    plan = Plan(tmp_path).grown(points)
+    plan.write({point.id: CONFIG for point in points})
+    return plan
+
+
+def _summary(plan: Plan, name: str, **content: object) -> Path:
+    folder = plan.folder / f"{name}-run"
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps(content))
+    (folder / "environment.json").write_text(json.dumps({"host": "one", "continued": [{"host": f"host-{name}"}]}))
+    return folder
+
+
+def test_every_state(plan: Plan) -> None:
+    final = {"valid/loss/forward/unclamped": 1.5, "valid/bpp/forward": 0.25, "valid/psnr/forward/unclamped": 30.0}
+    _summary(plan, "a", status="finished", epochs=10, seconds=100.0, final=final)
+    held = _summary(plan, "b", status="running", epochs=4, seconds=40.0, final=final)
+    _summary(plan, "c", status="running", epochs=2, seconds=20.0, final={})  # nobody holds it
+    plan.error_of("d").write_text(json.dumps({"code": 2, "reason": "no images"}))
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, pathlib; from rdtrain.lock import locked\n"
+            "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()",
+            str(held),
+        ],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    rows = {row.id: row for row in status(Plan.read(plan.folder))}
+    holder.communicate("")
+    assert {name: row.state for name, row in rows.items()} == {
+        "a": "finished", "b": "running", "c": "killed", "d": "failed", "e": "planned",
+    }  # fmt: skip
+    assert (rows["a"].loss, rows["a"].bpp, rows["a"].psnr, rows["a"].left_s) == (1.5, 0.25, 30.0, None)
+    assert (rows["b"].epoch, rows["b"].epochs, rows["b"].left_s, rows["b"].host) == (4, 10, 60, "host-b")
+    assert rows["d"].reason == "no images" and error_code(plan.error_of("d")) == 2
+    assert error_code(plan.error_of("e")) == 1
+    assert rows["e"].overrides == "++criterion.lmbda=0.05"  # the seed is the same everywhere
+
+
+def test_the_csv_and_the_table_have_a_line_a_point(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    _summary(plan, "a", status="finished", epochs=10, seconds=1.0, final={})
+    rows = write_status(plan)
+    with open(plan.folder / "status.csv", newline="") as file:
+        assert [(row["id"], row["state"]) for row in csv.DictReader(file)] == [(row.id, row.state) for row in rows]
+    assert "5 points: 1 finished, 4 planned" in table(rows)
+    assert main(["status", str(plan.folder)]) == 0
+    assert table(rows) in capsys.readouterr().out
+
+
+def test_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(tmp_path)]) == 2
+    assert "holds no plan.json" in capsys.readouterr().err
+    (tmp_path / "plan.json").write_text('{"points": [{"id": 3}]}')
+    with pytest.raises(UserError, match="is no plan of a sweep"):
+        Plan.read(tmp_path)
+
+
+def test_a_plan_only_grows(plan: Plan) -> None:
+    newer = Point("a", "a-run", ("++criterion.lmbda=0.01", "++seed=1"), "1" * 12)
+    grown = plan.grown([newer, _point("f", 0.06)])
+    assert [point.id for point in grown.points] == list("abcdef")
+    assert grown.made_by(newer.overrides) == newer
+    assert grown.made_by(["++seed=9"]) is None
+
+
+def test_the_hash_of_the_code_is_the_same_twice() -> None:
+    assert code_hash() == code_hash()
+    assert len(code_hash()) == 12
