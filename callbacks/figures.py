@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from catalyst import dl
@@ -68,6 +69,7 @@ class Figures(dl.Callback):
         if not runner.folder.metrics.exists():  # the run does without its CSV log
             return {}
         run = read_run(runner.folder.path)
+        run = replace(run, summary={**run.summary, "switch": runner.switched_at})  # summary.json is written later
         names = curve_names([run])
         curves = {"loss": loss_figures([run], names, "step")[0], "learning-rate": lr_figure([run], names)}
         for name, plot in curves.items():

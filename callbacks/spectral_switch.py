@@ -7,7 +7,10 @@ from typing import Any
 from catalyst import dl
 from rdtrain.runners import ImageCompressionRunner
 
-from rdtrain.conv.moments import ShadowMoments, update_norm
+from rdtrain.conv.convert import lost_share
+from rdtrain.conv.moments import ShadowMoments
+from rdtrain.conv.optimizers import update_norm
+from rdtrain.models import make_model
 from rdtrain.plateau import SwitchDecision, restart
 
 
@@ -36,9 +39,11 @@ class SpectralSwitch(dl.Callback):
             runner: of this run.
         """
         settings = runner.config.conv.switch
-        self.decision = SwitchDecision(settings.trigger, settings.at, settings.lead)
+        self.decision = SwitchDecision(settings)
         if not runner.is_spectral:
             return
+        if runner.resume_from is None:
+            _warn_of_lost_kernels(runner)
         self.decision.check(runner.scheduler.get("net"))
         runner.switch_pending = settings.trigger != "never"
         if runner.switch_pending and settings.moments == "shadow":
@@ -82,8 +87,7 @@ class SpectralSwitch(dl.Callback):
         """
         if runner.switch_pending:
             trigger = runner.config.conv.switch.trigger
-            runner.warnings.append(f"the run ended before its switch (trigger={trigger}); its convs are exported plain")
-            print(runner.warnings[-1])
+            _warn(runner, f"the run ended before its switch (trigger={trigger}); its convs are exported plain")
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps.
@@ -103,3 +107,23 @@ class SpectralSwitch(dl.Callback):
         self.decision.load_state_dict(state["decision"])
         if self.shadow is not None:
             self.shadow.load_state_dict(state["shadow"])
+
+
+def _warn_of_lost_kernels(runner: ImageCompressionRunner) -> None:
+    config = runner.config
+    if config.model.checkpoint is None or config.conv.transform != "dct" or config.conv.dct.coefficients is None:
+        return
+    lost = lost_share(runner.net, make_model(config, spectral=False, start_from=config.model.checkpoint))
+    if lost > 0:
+        _warn(
+            runner,
+            f"the kernels of model.checkpoint lost {lost:.1%} of their norm, since conv.dct.coefficients="
+            f"{config.conv.dct.coefficients} keeps no more of them; to start from all of them type "
+            "conv.dct.coefficients=null",
+        )
+
+
+def _warn(runner: ImageCompressionRunner, warning: str) -> None:
+    runner.warnings.append(warning)
+    if runner.engine.is_main_process:
+        print(warning)

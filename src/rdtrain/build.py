@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from rdtrain import models
 from rdtrain.callbacks import RunRecord
-from rdtrain.config.schema import Config
+from rdtrain.config import schema
+from rdtrain.config.schema import Config, Target
 from rdtrain.config.targets import WHOLE_RUN, make
 from rdtrain.data.loaders import make_loaders
 from rdtrain.data.store import ImageStore
@@ -103,10 +104,20 @@ def optimizers(config: Config, net: nn.Module) -> dict[str, Optimizer]:
         "net": [parameter for name, parameter in named if not name.endswith(".quantiles")],
         "aux": [parameter for name, parameter in named if name.endswith(".quantiles")],
     }
-    net_lr = config.optimizer.net.get("lr")
-    scaled = {} if net_lr is None else {"lr": net_lr * config.optimizer.lr_factor}
-    nodes = {"net": {**config.optimizer.net, **scaled}, "aux": config.optimizer.aux}
+    nodes = optimizer_nodes(config.optimizer)
     return {key: make(nodes[key], parameters) for key, parameters in split.items() if parameters}
+
+
+def optimizer_nodes(optimizer: schema.Optimizer) -> dict[str, Target]:
+    """What the optimizers are made from.
+
+    Args:
+        optimizer: `optimizer.*`.
+
+    Returns:
+        Nodes `net` and `aux`, with `optimizer.lr_factor` in the rate of `net`.
+    """
+    return {"net": _scaled(optimizer.net, ("lr",), optimizer.lr_factor), "aux": optimizer.aux}
 
 
 def schedulers(config: Config, optimizers: Mapping[str, Optimizer], epoch_steps: int) -> dict[str, LRScheduler]:
@@ -120,17 +131,36 @@ def schedulers(config: Config, optimizers: Mapping[str, Optimizer], epoch_steps:
     Returns:
         A scheduler for each optimizer that has one.
     """
-    nodes = {"net": config.scheduler.net, "aux": config.scheduler.aux}
     whole_run = config.engine.num_epochs * (epoch_steps if config.scheduler.interval == "step" else 1)
-    made = {}
-    for name, optimizer in optimizers.items():
-        node = nodes[name]
-        if node is not None:
-            made[name] = make(
-                {key: whole_run if value is None and key in WHOLE_RUN else value for key, value in node.items()},
-                optimizer,
-            )
-    return made
+    nodes = scheduler_nodes(config.scheduler, config.optimizer.lr_factor, whole_run)
+    return {name: make(nodes[name], optimizer) for name, optimizer in optimizers.items() if name in nodes}
+
+
+def scheduler_nodes(scheduler: schema.Scheduler, lr_factor: float, whole_run: int) -> dict[str, Target]:
+    """What the schedulers are made from.
+
+    Args:
+        scheduler: `scheduler.*`.
+        lr_factor: `optimizer.lr_factor`; it is also in the rates that a scheduler of `net` sets instead of the
+            optimizer's (`max_lr` of OneCycleLR), but not in those that it stops at (`min_lr`, `eta_min`).
+        whole_run: epochs or steps that a length which is null stands for.
+
+    Returns:
+        Nodes of those of `net` and `aux` that there are.
+    """
+    net = None if scheduler.net is None else _scaled(scheduler.net, ("base_lr", "max_lr"), lr_factor)
+    return {
+        name: {key: whole_run if value is None and key in WHOLE_RUN else value for key, value in node.items()}
+        for name, node in (("net", net), ("aux", scheduler.aux))
+        if node is not None
+    }
+
+
+def _scaled(node: Target, rates: Sequence[str], factor: float) -> Target:
+    def times(value: Any) -> Any:
+        return [one * factor for one in value] if isinstance(value, list) else value * factor
+
+    return {key: times(value) if key in rates and value is not None else value for key, value in node.items()}
 
 
 def criterion(config: Config) -> RateDistortionLoss:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate.state import AcceleratorState
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rdtrain.config import schema
 
-Engine = CPUEngine | GPUEngine
+Engine: TypeAlias = CPUEngine | GPUEngine
 
 
 def choose_device(name: str) -> torch.device:
@@ -102,7 +102,7 @@ def keep_entropy_models_in_float32(model: nn.Module) -> list[str]:
     names = []
     for name, module in model.named_modules():
         if isinstance(module, EntropyModel):
-            module.__class__ = _in_float32(type(module))
+            module.__class__ = _in_float32(type(module))  # type: ignore[arg-type]  # a class is hashable
             names.append(name)
     return names
 

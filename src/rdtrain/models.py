@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from rdtrain import weights
 from rdtrain.config.nearest import suggestion
 from rdtrain.config.schema import Config, Conv
-from rdtrain.conv.convert import load_any, to_spectral
+from rdtrain.conv.convert import to_spectral
+from rdtrain.conv.state_dicts import load_any
 from rdtrain.conv.transform import Transform
 from rdtrain.conv.transforms import make_transform
 from rdtrain.errors import UserError

@@ -7,13 +7,12 @@ schedulers on random sequences, so a torch that changes the rule is noticed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from rdtrain.config.schema import Switch
 from rdtrain.errors import UserError
-
-Trigger = Literal["plateau", "epoch", "never"]
 
 
 def bad_epochs_left(scheduler: ReduceLROnPlateau, metric: float) -> int:
@@ -27,7 +26,7 @@ def bad_epochs_left(scheduler: ReduceLROnPlateau, metric: float) -> int:
         0 if `scheduler.step(metric)` now would be the drop, n if it would come with the n-th bad epoch after this one.
     """
     if scheduler.in_cooldown:
-        return scheduler.cooldown_counter - 1 + scheduler.patience + 1
+        return scheduler.cooldown_counter + scheduler.patience
     better = scheduler._is_better(float(metric), scheduler.best)
     return scheduler.patience + 1 - (0 if better else scheduler.num_bad_epochs + 1)
 
@@ -83,25 +82,12 @@ class SwitchDecision:
     """Decides at the end of each epoch, before the scheduler steps, whether to switch now; says yes at most once.
 
     Args:
-        trigger: `plateau` (the scheduler would drop), `epoch` or `never`.
-        at: for `epoch`, after how many epochs, counted from 1.
-        lead: for `plateau`, how many bad epochs before the drop, at most the scheduler's patience.
-
-    Raises:
-        UserError: unknown trigger, `at` missing, below 1 or without `epoch`, or `lead` negative.
+        settings: `conv.switch.*`, checked by `rdtrain.config.check`: `trigger` is `plateau` (the scheduler would drop,
+            or `lead` bad epochs before that), `epoch` (`at` epochs are finished) or `never`.
     """
 
-    def __init__(self, trigger: Trigger, at: int | None = None, lead: int = 0) -> None:
-        problems = []
-        if trigger not in ("plateau", "epoch", "never"):
-            problems.append(f"conv.switch.trigger={trigger}: type plateau, epoch or never")
-        if trigger == "epoch" and (at is None or at < 1):
-            problems.append(f"conv.switch.trigger=epoch needs conv.switch.at=N with N of at least 1, not {at}")
-        if lead < 0:
-            problems.append(f"conv.switch.lead={lead}: type 0 or a number of bad epochs")
-        if problems:
-            raise UserError(problems)
-        self.trigger, self.at, self.lead = trigger, at, lead
+    def __init__(self, settings: Switch) -> None:
+        self.settings = settings
         self.epoch: int | None = None
 
     def check(self, scheduler: LRScheduler | None) -> None:
@@ -113,16 +99,17 @@ class SwitchDecision:
         Raises:
             UserError: `plateau` with another scheduler, or a lead that is longer than its patience.
         """
-        if self.trigger != "plateau":
+        if self.settings.trigger != "plateau":
             return
         if not isinstance(scheduler, ReduceLROnPlateau):
             raise UserError(
                 f"conv.switch.trigger=plateau needs ReduceLROnPlateau, the scheduler is {type(scheduler).__name__}: "
                 "type scheduler=plateau, or conv.switch.trigger=epoch conv.switch.at=N, or conv.switch.trigger=never"
             )
-        if self.lead > scheduler.patience:
+        lead = self.settings.lead
+        if lead > scheduler.patience:
             raise UserError(
-                f"conv.switch.lead={self.lead} exceeds the scheduler's patience: type at most {scheduler.patience}"
+                f"conv.switch.lead={lead} exceeds the scheduler's patience: type at most {scheduler.patience}"
             )
 
     def decide(self, epoch: int, metric: float, scheduler: LRScheduler | None) -> bool:
@@ -142,11 +129,11 @@ class SwitchDecision:
         return False
 
     def _due(self, epoch: int, metric: float, scheduler: LRScheduler | None) -> bool:
-        if self.trigger == "plateau":
+        if self.settings.trigger == "plateau":
             self.check(scheduler)
             plateau = cast(ReduceLROnPlateau, scheduler)
-            return bad_epochs_left(plateau, metric) <= self.lead and would_lower(plateau)
-        return self.trigger == "epoch" and epoch >= cast(int, self.at)
+            return bad_epochs_left(plateau, metric) <= self.settings.lead and would_lower(plateau)
+        return self.settings.trigger == "epoch" and epoch >= cast(int, self.settings.at)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs.

@@ -10,8 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from rdtrain.config import schema
-from rdtrain.config.targets import make, optimization_problems, target_problems
-from rdtrain.conv.moments import unknown_state
+from rdtrain.config.targets import optimization_problems, target_problems
 from rdtrain.quiet import silence_libraries
 
 
@@ -25,25 +24,10 @@ def problems(raw: dict[str, Any]) -> list[str]:
         One sentence for every mistake.
     """
     silence_libraries()
-    from rdtrain.models import model_problems
-
-    found: list[str] = []
-    if (model := _section(schema.Model, raw, "model")) is not None and isinstance(raw.get("hp"), dict):
-        found += model_problems(model.name, model.quality, raw["hp"])
-        if model.checkpoint is not None and not Path(model.checkpoint).is_file():
-            found.append(f"model.checkpoint={model.checkpoint}: there is no such file")
-    optimizer, scheduler = _section(schema.Optimizer, raw, "optimizer"), _section(schema.Scheduler, raw, "scheduler")
-    if optimizer is not None and scheduler is not None:
-        found += optimization_problems(
-            {"net": optimizer.net, "aux": optimizer.aux}, {"net": scheduler.net, "aux": scheduler.aux}
-        )
-        conv = _section(schema.Conv, raw, "conv")
-        if not found and conv is not None and conv.type == "spectral" and conv.switch.trigger != "never":
-            found += _moments_problems(optimizer.net, conv.switch.moments)
-    for group in ("callbacks", "logger"):
-        for name, node in (raw.get(group) or {}).items():
-            if node is not None:
-                found += target_problems(f"{group}.{name}", node, dry_run=False)
+    found = [*_model_problems(raw), *_training_problems(raw)]
+    for name, node in (raw.get("logger") or {}).items():
+        if node is not None:
+            found += target_problems(f"logger.{name}", node, dry_run=False)
     if (engine := _section(schema.Engine, raw, "engine")) is not None:
         found += device_problems(engine)
     infer, runner = _section(schema.Infer, raw, "infer"), _section(schema.Runner, raw, "runner")
@@ -55,22 +39,34 @@ def problems(raw: dict[str, Any]) -> list[str]:
     return found
 
 
-def _moments_problems(node: dict[str, Any], moments: str) -> list[str]:
-    # One step of the optimizer on a parameter of its own shows what it would have to take along at the switch.
-    parameter = torch.nn.Parameter(torch.zeros(1, 1))
-    optimizer = make(node, [parameter])
-    parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    name = type(optimizer).__name__
-    if moments == "shadow" and "betas" not in optimizer.defaults:
-        return [f"conv.switch.moments=shadow follows Adam's second moment, which {name} lacks: type moments=transfer"]
-    unknown = unknown_state(optimizer.state[parameter])
-    if moments != "reset" and unknown:
-        return [
-            f"optimizer.net: {name} remembers {', '.join(unknown)}, which cannot go along when convs become plain; "
-            "type conv.switch.moments=reset, or conv.switch.trigger=never, or an optimizer of the Adam family or SGD"
-        ]
-    return []
+def _model_problems(raw: dict[str, Any]) -> list[str]:
+    from rdtrain.models import model_problems
+
+    model = _section(schema.Model, raw, "model")
+    if model is None or not isinstance(raw.get("hp"), dict):
+        return []
+    found = model_problems(model.name, model.quality, raw["hp"])
+    if model.checkpoint is not None and not Path(model.checkpoint).is_file():
+        found.append(f"model.checkpoint={model.checkpoint}: there is no such file")
+    return found
+
+
+def _training_problems(raw: dict[str, Any]) -> list[str]:
+    from rdtrain.rehearsal import rehearse
+
+    callbacks = {name: node for name, node in (raw.get("callbacks") or {}).items() if node is not None}
+    found: list[str] = []
+    for name, node in callbacks.items():
+        found += target_problems(f"callbacks.{name}", node, dry_run=False)
+    optimizer, scheduler = _section(schema.Optimizer, raw, "optimizer"), _section(schema.Scheduler, raw, "scheduler")
+    if optimizer is None or scheduler is None:
+        return found
+    found += optimization_problems(
+        {"net": optimizer.net, "aux": optimizer.aux}, {"net": scheduler.net, "aux": scheduler.aux}
+    )
+    conv = _section(schema.Conv, raw, "conv")
+    switches = conv is not None and conv.type == "spectral" and conv.switch.trigger != "never"
+    return found or rehearse(optimizer, scheduler, conv.switch if switches else None, callbacks.values())
 
 
 def device_problems(engine: schema.Engine) -> list[str]:

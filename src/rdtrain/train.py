@@ -65,13 +65,10 @@ def _run(
     stores = make_stores(inventory, config.dataset)
     try:
         with interruption.deferred():
-            if engine.is_main_process:
-                remove_leftovers(folder.path)
-                folder.make(
-                    config, list(overrides), environment.describe(engine.device, config.seed, inventory.describe())
-                )
-            while not _attempt(config, inventory, stores, folder, engine, interruption):
+            finished = _attempt(config, overrides, inventory, stores, folder, engine, interruption)
+            while not finished:
                 engine.free_memory()  # of what the attempt before has left
+                finished = _attempt(config, None, inventory, stores, folder, engine, interruption)
     except Exception as error:  # an image, a worker process, a disk or a signal may be behind it
         if interruption.received is not None and "DataLoader worker" in str(error):  # it got the signal as well
             raise Interrupted(interruption.received) from error
@@ -82,13 +79,15 @@ def _run(
 
 def _attempt(
     config: Config,
+    overrides: Sequence[str] | None,
     inventory: Inventory,
     stores: dict[str, ImageStore],
     folder: RunFolder,
     engine: Engine,
     interruption: Interruption,
 ) -> bool:
-    # Whether the run has come to its end; if not, its last checkpoint is one to go on from.
+    # Whether the run has come to its end; if not, its last checkpoint is one to go on from. The first attempt, the one
+    # with overrides, makes the folder.
     state, damage = checkpoint.newest(folder.last, folder.best)
     model = build.model(config, state)
     optimizers = build.optimizers(config, model)
@@ -103,6 +102,9 @@ def _attempt(
         notes = inventory.warnings()
         runner.warnings += notes
     if engine.is_main_process:
+        if overrides is not None:
+            remove_leftovers(folder.path)
+            folder.make(config, list(overrides), environment.describe(engine.device, config.seed, inventory.describe()))
         print("\n".join([*notes, f"{'continues' if state else 'run folder'}: {folder.path}"]))
     try:
         runner.train(

@@ -46,5 +46,15 @@ def test_a_point_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     done = subprocess.run([str(COMMAND), *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "the run has diverged" in done.stderr
-    statuses = [json.loads(path.read_text())["status"] for path in (tmp_path / "runs").glob("*/summary.json")]
+    statuses = [json.loads(path.read_text())["status"] for path in (tmp_path / "runs").glob("sweep-*/*/summary.json")]
     assert sorted(statuses) == ["failed", "finished"]
+    (sweep,) = (tmp_path / "runs").iterdir()
+    with open(sweep / "status.csv", newline="") as file:
+        assert sorted(row["state"] for row in csv.DictReader(file)) == ["failed", "finished"]
+    assert "2 points: 1 failed, 1 finished" in done.stdout
+    assert (sweep / "report" / "report.html").is_file()
+
+    again = subprocess.run([str(COMMAND), *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 2
+    assert "already finished" in again.stdout  # and the failed one is tried again
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [sweep.name]

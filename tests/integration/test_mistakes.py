@@ -28,7 +28,7 @@ from rdtrain.cli import main
         (["scheduler.net.mode=max"], ["the monitored value is to fall"]),
         (["conv.switch.at=3"], ["conv.switch.trigger=epoch and conv.switch.at=N belong together"]),
         (["~callbacks.switch"], ["without its callback the switch never comes"]),
-        (["optimizer.net._target_=torch.optim.Adagrad"], ["Adagrad remembers sum", "conv.switch.moments=reset"]),
+        (["optimizer.net._target_=torch.optim.Adagrad"], ["remembers sum", "conv.switch.moments=reset"]),
         (["optimizer=sgd", "conv.switch.moments=shadow"], ["which SGD lacks"]),
         (["engine=ddp"], ["engine=ddp needs torchrun"]),
         (["seed=5000000000"], ["seed=5000000000: should be less than"]),

@@ -7,14 +7,21 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from catalyst import dl
+from rdtrain.callbacks import SpectralSwitch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rdtrain import build, checkpoint
 from rdtrain.config.schema import Config
+from rdtrain.conv.transforms import Dct
+from rdtrain.report.curve_figures import loss_figures
+from rdtrain.report.figures import Plot
+from rdtrain.report.runs import Run
 from rdtrain.run_folder import RunFolder
 from rdtrain.train import train
 
@@ -112,6 +119,75 @@ def test_a_run_without_a_plateau_says_so_and_exports_plain(configure: Configure)
     exported = torch.load(folder.exported, weights_only=True)
     assert exported["g_a.0.weight"].shape == (4, 3, 5, 5)
     assert not [key for key in exported if "transformed" in key]
+
+
+def test_a_switch_in_the_last_epoch_is_in_the_runs_own_figures_and_events(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rdtrain.callbacks import figures
+
+    marked: list[list[float]] = []
+
+    def watched(runs: list[Run], names: dict[Path, str], against: str) -> list[Plot]:
+        plots = loss_figures(runs, names, against)
+        lines = [line for axes in plots[0].figure.axes for line in axes.lines if "switch" in str(line.get_label())]
+        marked.append([line.get_xdata()[0] for line in lines])
+        return plots
+
+    monkeypatch.setattr(figures, "loss_figures", watched)
+    last = ("conv.switch.trigger=epoch", "conv.switch.at=2", "logger.figures={_target_: rdtrain.callbacks.Figures}")
+    folder = train(configure(*last))
+    assert marked == [[6.0, 6.0, 6.0]]  # in each panel; epoch 2 ends with step 6
+    assert _column(folder, "conv/spectral") == [1, 1]  # of the training of that epoch
+    events = EventAccumulator(str(folder.tensorboard))
+    events.Reload()
+    (text,) = events.Tensors("conv/switch/text_summary")
+    assert text.step == 6
+    assert _summary(folder)["switch"]["epoch"] == 2
+
+
+def test_only_the_main_process_prints_that_the_switch_never_came(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for main in (True, False):
+        runner: Any = SimpleNamespace(
+            config=configure(),
+            switch_pending=True,
+            warnings=[],
+            engine=SimpleNamespace(is_main_process=main),
+        )
+        SpectralSwitch().on_experiment_end(runner)
+        assert "before its switch" in runner.warnings[0]
+        assert capsys.readouterr().out.count("before its switch") == int(main)
+
+
+@pytest.mark.parametrize("optimizer", ["Adamax", "RMSprop", "Adafactor"])
+def test_any_optimizer_switches_with_its_memory_reset(configure: Configure, optimizer: str) -> None:
+    target = f"optimizer.net._target_=torch.optim.{optimizer}"
+    at = ("conv.switch.trigger=epoch", "conv.switch.at=1", "conv.switch.moments=reset")
+    switch = _summary(train(configure(target, *at)))["switch"]
+    assert switch["convs"] == 8
+    assert min(switch["update_norm_before"], switch["update_norm_after"]) > 0
+
+
+def test_kernels_that_a_checkpoint_loses_are_told(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
+    start = train(configure("conv=plain", "engine.num_epochs=1")).exported
+    begun = (f"model.checkpoint={start}", "engine.num_epochs=1", "conv.switch.trigger=never", "conv.transform=dct")
+    folder = train(configure(*begun, "conv.dct.coefficients=6"))
+    (warning,) = _summary(folder)["warnings"]
+    lost = total = 0.0
+    for name, weight in torch.load(start, weights_only=True).items():
+        if weight.dim() == 4:
+            kernels = weight.double().flatten(2).numpy()
+            kept = kernels @ Dct(6).basis((5, 5)).T
+            total += (kernels**2).sum()
+            lost += (kernels**2).sum() - (kept**2).sum()
+            assert weight.shape[2:] == (5, 5), name
+    assert f"lost {(lost / total) ** 0.5:.1%} of their norm" in warning
+    assert "type conv.dct.coefficients=null" in warning
+    assert capsys.readouterr().out.count(warning) == 1
+    for whole in ("conv.dct.coefficients=null", "conv.dct.coefficients=25"):
+        assert _summary(train(configure(*begun, whole)))["warnings"] == []
 
 
 def test_early_stopping_waits_for_the_switch_and_starts_anew(configure: Configure) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,15 +35,27 @@ def _problems(error: ValidationError) -> list[str]:
     sentences: dict[str, str] = {}  # one a key: a union reports each of its members
     for item in error.errors():
         if item["type"] == "extra_forbidden":
-            unknown = _leaves(".".join(map(str, item["loc"])), item["input"])
-            sentences |= {key: f"{key} does not exist: {suggestion(key, known_keys())}" for key in unknown}
+            unknown = _leaves(_key(item["loc"]), item["input"])
+            sentences |= {key: _unknown(key) for key in unknown}
             continue
-        key = ".".join(str(part) for part in item["loc"] if part not in ("int", "float") and "[" not in str(part))
+        key = _key(item["loc"])
         sentence = _sentence(key, item)
         if key in sentences and sentences[key] != sentence:
             sentence = sentences[key].rstrip(".") + ", or " + sentence.split(": ", 1)[-1]
         sentences[key] = sentence
     return list(sentences.values())
+
+
+def _key(place: Sequence[int | str]) -> str:
+    # pydantic names the member of a union too: a type, or the launcher that was chosen.
+    parts = [*place[:1], *(place[2:] if place[0] == "launcher" else place[1:])]
+    return ".".join(str(part) for part in parts if part not in ("int", "float") and "[" not in str(part))
+
+
+def _unknown(key: str) -> str:
+    if key in known_keys():
+        return f"{key} does not go with the launcher that is chosen; rdtrain --help lists the options of launcher="
+    return f"{key} does not exist: {suggestion(key, known_keys())}"
 
 
 def _sentence(key: str, item: Any) -> str:
@@ -67,7 +80,7 @@ def cross_check(config: Config) -> list[str]:
     Returns:
         One sentence for every mistake.
     """
-    problems = [*_scheduler_problems(config), *_monitor_problems(config), *_switch_problems(config)]
+    problems = [*_monitor_problems(config), *_switch_problems(config)]
     if config.criterion.metric == "ms-ssim" and config.dataset.patch_size <= 160:
         problems.append(
             f"dataset.patch_size={config.dataset.patch_size}: MS-SSIM with its five scales needs a side above 160; "
@@ -75,18 +88,6 @@ def cross_check(config: Config) -> list[str]:
         )
     if config.dataset.infer_name is not None and config.dataset.infer_root is None:
         problems.append(f"dataset.infer_name={config.dataset.infer_name} needs its folder: type dataset.infer_root=DIR")
-    return problems
-
-
-def _scheduler_problems(config: Config) -> list[str]:
-    problems = []
-    for name, node in (("net", config.scheduler.net), ("aux", config.scheduler.aux)):
-        if not _is(node, "ReduceLROnPlateau"):
-            continue
-        if config.scheduler.interval != "epoch":
-            problems.append(f"scheduler.{name}: ReduceLROnPlateau steps once an epoch; type scheduler.interval=epoch")
-        if node is not None and node.get("mode", "min") != "min":
-            problems.append(f"scheduler.{name}.mode={node['mode']}: the monitored value is to fall; type mode=min")
     return problems
 
 
@@ -101,39 +102,14 @@ def _monitor_problems(config: Config) -> list[str]:
 
 
 def _switch_problems(config: Config) -> list[str]:
-    switch, scheduler = config.conv.switch, config.scheduler.net or {}
+    switch, epochs = config.conv.switch, config.engine.num_epochs
     if (switch.trigger == "epoch") != (switch.at is not None):
         return ["conv.switch.trigger=epoch and conv.switch.at=N belong together: type both or neither"]
     if switch.lead and switch.trigger != "plateau":
         return [f"conv.switch.lead={switch.lead} goes with conv.switch.trigger=plateau only"]
-    if config.conv.type == "plain" or switch.trigger == "never":
-        return []
-    if not any(_is(node, "SpectralSwitch") for node in config.callbacks.values()):
-        return ["without its callback the switch never comes: type conv.switch.trigger=never"]
-    if switch.trigger == "epoch":
-        return []
-    if not _is(scheduler, "ReduceLROnPlateau"):
+    if config.conv.type == "spectral" and switch.at is not None and switch.at > epochs:
         return [
-            "conv.switch.trigger=plateau needs scheduler.net to be ReduceLROnPlateau: type scheduler=plateau, "
-            "or conv.switch.trigger=epoch conv.switch.at=N, or conv.switch.trigger=never"
+            f"conv.switch.at={switch.at}: the run ends after engine.num_epochs={epochs}, so its convs never become "
+            f"plain; type conv.switch.at=N with N of at most {epochs}, or conv.switch.trigger=never"
         ]
-    if not any(_is(node, "SchedulerStep") for node in config.callbacks.values()):
-        return ["without callbacks.scheduler no plateau is ever counted: type conv.switch.trigger=never"]
-    return _plateau_problems(scheduler, switch.lead, config.optimizer.net.get("lr"))
-
-
-def _plateau_problems(scheduler: dict[str, Any], lead: int, lr: Any) -> list[str]:
-    problems = []
-    patience, floor = scheduler.get("patience"), scheduler.get("min_lr")
-    if isinstance(patience, int) and lead > patience:
-        problems.append(f"conv.switch.lead={lead}: should be at most scheduler.net.patience={patience}")
-    if isinstance(floor, int | float) and isinstance(lr, int | float) and lr <= floor:
-        problems.append(
-            f"scheduler.net.min_lr={floor}: the rate {lr} cannot drop, so the convs would never become plain; "
-            "type conv.switch.trigger=epoch conv.switch.at=N or conv.switch.trigger=never"
-        )
-    return problems
-
-
-def _is(node: dict[str, Any] | None, name: str) -> bool:
-    return node is not None and str(node.get("_target_")).rsplit(".", 1)[-1] == name
+    return []

@@ -65,8 +65,8 @@ def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
     for name, field in section.model_fields.items():
         key = prefix + (field.alias or name)
         inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_section(kind)]
-        keys += known_keys(inner[0], key + ".") if inner else [key]
-    return keys
+        keys += [name for kind in inner for name in known_keys(kind, key + ".")] or [key]
+    return list(dict.fromkeys(keys))
 
 
 def _is_section(kind: Any) -> bool:

@@ -1,13 +1,13 @@
-"""Conversion of whole models and of their state dicts between plain and spectral convolutions."""
+"""Conversion of whole models between plain and spectral convolutions."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import cast
 
 import torch
 from compressai.layers import MaskedConv2d
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rdtrain.conv.layers import SpectralConv, make_plain, make_spectral, spectral_layers
-from rdtrain.conv.moments import Moments, ShadowMoments, holds, replace_in_optimizer, weight_state
+from rdtrain.conv.moments import Moments, ShadowMoments, weight_state
+from rdtrain.conv.optimizers import holds, replace_in_optimizer
 from rdtrain.conv.transform import Transform
-from rdtrain.conv.transforms import Rfft, complex_from_stored, stored_from_complex
 from rdtrain.errors import UserError
 
 
@@ -59,7 +59,7 @@ def to_spectral(
     Raises:
         UserError: a pattern matches no convolution, nothing is left to convert, or a weight is no parameter of its own.
     """
-    candidates = {name: module for name, module in model.named_modules() if _is_convertible(module)}
+    candidates = {name: module for name, module in model.named_modules() if is_convertible(module)}
     for pattern in (*include, *exclude):
         if not _matching(candidates, [pattern]):
             raise UserError(
@@ -127,95 +127,35 @@ def to_plain(
 
 
 @torch.no_grad()
-def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """State dict of the plain form of a model, whatever form it has: loads in the stock class.
+def lost_share(model: nn.Module, given: nn.Module) -> float:
+    """How much of its kernels a model lost when they were stored in a form that lacks rank.
 
     Args:
-        model: any module.
+        model: with spectral convolutions.
+        given: the plain model that it was, on any device.
 
     Returns:
-        detached tensors, the keys in the order of the plain model.
+        Euclidean norm of what its spectral convolutions' kernels lack, divided by the norm of the kernels; 0.0 where
+        every kernel is stored exactly.
     """
-    return _state_dict(model, "weight", lambda layer: layer.weight)
+    lost = total = 0.0
+    for name, layer in spectral_layers(model).items():
+        weight = cast(Tensor, given.get_submodule(name).weight).double()
+        stored = layer.weight.to(weight.device, torch.float64)
+        total += float(weight.square().sum())
+        lost += 0.0 if layer.transform.full_rank(layer.kernel_size) else float((weight - stored).square().sum())
+    return math.sqrt(lost / total) if total else 0.0
 
 
-@torch.no_grad()
-def compressai_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """State dict with CompressAI's complex `weight_transformed` for every convolution that is spectral here.
+def is_convertible(module: nn.Module | None) -> bool:
+    """Whether a module is a plain convolution whose kernels can be stored in another form.
 
     Args:
-        model: any module, its spectral convolutions in any transform; weights in float32 or float64.
+        module: any, or None.
 
     Returns:
-        detached tensors that load in a model built from `compressai.layers.SpectralConv2d` and its transposed sister.
+        false for `MaskedConv2d`, which writes into its weight, and for what is spectral already.
     """
-
-    def spectrum(layer: SpectralConv) -> Tensor:
-        stored = layer.weight_transformed if layer.transform == Rfft() else Rfft().to_stored(layer.weight)
-        return complex_from_stored(stored, layer.kernel_size)
-
-    return _state_dict(model, "weight_transformed", spectrum)
-
-
-@torch.no_grad()
-def load_any(
-    model: nn.Module, state_dict: Mapping[str, Tensor], transform: Transform | None = None, strict: bool = True
-) -> Any:
-    """Loads plain kernels, CompressAI's complex ones or this library's real ones into a model of either form.
-
-    Kernel sizes come from the model: (Kh, Kw//2 + 1) complex numbers do not tell an even width from an odd one.
-
-    Args:
-        model: plain or spectral. It takes real stored kernels as they are where it is spectral itself, so they must
-            come from the same transform.
-        state_dict: any form, also mixed; not changed.
-        transform: the one that real stored kernels come from, needed where the model is plain.
-        strict: as for `load_state_dict`.
-
-    Returns:
-        what the model's `load_state_dict` returns.
-
-    Raises:
-        UserError: real stored kernels for a plain convolution, and no transform.
-    """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    entries: dict[str, Tensor] = OrderedDict()
-    for key, entry in state_dict.items():
-        path, _, leaf = key.rpartition(".")
-        module = modules.get(path)
-        if leaf == "weight_transformed" and _is_convertible(module):
-            key, entry = key.removesuffix("_transformed"), _plain_weight(key, entry, module, transform)
-        entries[key] = entry
-    return model.load_state_dict(entries, strict=strict)
-
-
-def _plain_weight(key: str, entry: Tensor, conv: Any, transform: Transform | None) -> Tensor:
-    shape, kernel_size, out_axis = tuple(conv.weight.shape), conv.kernel_size, 1 if conv.transposed else 0
-    if entry.is_complex():
-        entry, transform = stored_from_complex(entry), Rfft()
-    if transform is None:
-        raise UserError(f"{key} is stored in a spectral form and the model is plain: name the transform it comes from")
-    if entry.shape != transform.stored_shape(shape):
-        return entry  # of another model: torch then reports the mismatch with the others
-    return transform.to_weight(entry, kernel_size, out_axis)
-
-
-def _state_dict(model: nn.Module, leaf: str, value: Callable[[SpectralConv], Tensor]) -> dict[str, Tensor]:
-    modules = dict(model.named_modules(remove_duplicate=False))
-    state = model.state_dict()
-    entries = []
-    for key, entry in state.items():
-        path, _, name = key.rpartition(".")
-        module = modules.get(path)
-        if name == "weight_transformed" and isinstance(module, SpectralConv):
-            key, entry = key.removesuffix(name) + leaf, value(module)
-        entries.append((key, entry))
-    state.clear()  # refilled, because torch keeps the versions of modules as an attribute of this very dict
-    state.update(entries)
-    return state
-
-
-def _is_convertible(module: nn.Module | None) -> bool:
     return isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not isinstance(module, MaskedConv2d | SpectralConv)
 
 

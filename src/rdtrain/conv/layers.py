@@ -128,8 +128,7 @@ class SpectralConv(nn.Module):
         elif ours not in state_dict and plain in state_dict:
             weight = state_dict.pop(plain)
             # A weight of another shape goes on as it is: torch then reports the mismatch with the others.
-            fits = weight.shape == self.weight_shape
-            state_dict[ours] = self.transform.to_stored(weight, self.out_axis) if fits else weight
+            state_dict[ours] = self._stored(weight) if weight.shape == self.weight_shape else weight
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._keep_maps()  # load_state_dict(assign=True) may bring another dtype or device
 
@@ -141,7 +140,12 @@ class SpectralConv(nn.Module):
         stored = stored_from_complex(spectrum)
         if self.transform == Rfft():
             return stored
-        return self.transform.to_stored(Rfft().to_weight(stored, self.kernel_size), self.out_axis)
+        return self._stored(Rfft().to_weight(stored, self.kernel_size))
+
+    def _stored(self, weight: Tensor) -> Tensor:
+        # In no less than this layer's precision: half a kernel's digits would be lost on the way from half precision.
+        precision = torch.promote_types(weight.dtype, self.weight_transformed.dtype)
+        return self.transform.to_stored(weight.to(precision), self.out_axis)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy made inside `cached_kernels` would never learn that its cache is no longer wanted.
@@ -231,7 +235,14 @@ def cached_kernels(model: nn.Module) -> Iterator[None]:
 @functools.cache
 def _spectral_class(plain: Any) -> type[SpectralConv]:
     shipped = {nn.Conv2d: SpectralConv2d, nn.ConvTranspose2d: SpectralConvTranspose2d}
-    return shipped.get(plain) or type(f"Spectral{plain.__name__}", (SpectralConv, plain), {"plain_class": plain})
+    made = {"plain_class": plain, "__reduce__": lambda layer: (_empty, (plain,), layer.__getstate__())}
+    return shipped.get(plain) or type(f"Spectral{plain.__name__}", (SpectralConv, plain), made)
+
+
+def _empty(plain: Any) -> SpectralConv:
+    # For pickle, which would look for a class that is made here by its name.
+    made = _spectral_class(plain)
+    return made.__new__(made)
 
 
 def _replace_parameter(module: nn.Module, old: str, new: str, parameter: nn.Parameter) -> None:

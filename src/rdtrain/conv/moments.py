@@ -13,8 +13,7 @@ these averages as theta and leaves as theta's map, which is w for orthonormal tr
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -22,29 +21,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rdtrain.conv.layers import SpectralConv, spectral_layers
+from rdtrain.conv.optimizers import holds, innermost
 from rdtrain.errors import UserError
 
 Moments = Literal["transfer", "shadow", "reset"]
 
 _LINEAR = ("exp_avg", "momentum_buffer")
 _SQUARED = ("exp_avg_sq", "max_exp_avg_sq")
-
-
-@torch.no_grad()
-def unknown_state(state: Mapping[str, Any]) -> list[str]:
-    """What an optimizer remembers of a parameter and has no known form for the weight.
-
-    Args:
-        state: `optimizer.state[parameter]` after a step.
-
-    Returns:
-        names; `weight_state` refuses them.
-    """
-    return [key for key, value in state.items() if _is_averaged(value) and key not in (*_LINEAR, *_SQUARED)]
-
-
-def _is_averaged(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0
+_NO_SECOND_MOMENT = (
+    "conv.switch.moments=shadow follows Adam's second moment, which {} lacks: type conv.switch.moments=transfer"
+)
 
 
 def weight_state(
@@ -62,12 +48,20 @@ def weight_state(
         tensors of the weight's shape, and the scalars of `state`.
 
     Raises:
-        UserError: the optimizer keeps a tensor whose meaning is not known here.
+        UserError: the optimizer keeps a tensor whose meaning is not known here, or not what `shadow` tracked.
     """
     if moments == "reset" or not state:
         return {}
+    unknown = [key for key, value in state.items() if _is_averaged(value) and key not in (*_LINEAR, *_SQUARED)]
+    if unknown:
+        raise UserError(
+            f"the optimizer remembers {', '.join(unknown)} of each parameter, which cannot go along when convs become "
+            "plain: type conv.switch.moments=reset, or conv.switch.trigger=never, or an optimizer like Adam or SGD"
+        )
     moved = {key: _moved(layer, key, value) for key, value in state.items()}
     if shadow is not None:
+        if "exp_avg_sq" not in state:
+            raise UserError(_NO_SECOND_MOMENT.format("the optimizer"))
         moved.update(shadow.second_moments(layer, float(state["step"])))
     return moved
 
@@ -78,80 +72,11 @@ def _moved(layer: SpectralConv, key: str, value: Any) -> Any:
         return value
     if key in _LINEAR:
         return transform.gradient_to_weight(value, *geometry)
-    if key in _SQUARED:
-        return transform.square_to_weight(value, *geometry)
-    raise UserError(
-        f"the optimizer keeps {key!r} of each parameter, which has no known form for a plain weight: "
-        "type conv.switch.moments=reset, or use an optimizer of the Adam family or SGD"
-    )
+    return transform.square_to_weight(value, *geometry)
 
 
-def replace_in_optimizer(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, state: dict[str, Any]) -> None:
-    """Puts one parameter in another's place, in its group and at its position; the optimizer stays the same object.
-
-    Args:
-        optimizer: a torch optimizer, or accelerate's wrapper of one.
-        old: the parameter that it holds.
-        new: the parameter to hold.
-        state: what it is to remember of `new`.
-    """
-    for group in optimizer.param_groups:
-        for index, parameter in enumerate(group["params"]):
-            if parameter is old:
-                group["params"][index] = new
-                if "param_names" in group:
-                    group["param_names"][index] = group["param_names"][index].removesuffix("_transformed")
-    optimizer.state.pop(old, None)
-    if state:
-        optimizer.state[new] = state
-
-
-def holds(optimizer: Optimizer, parameter: nn.Parameter) -> bool:
-    """Whether an optimizer steps a parameter.
-
-    Args:
-        optimizer: a torch optimizer, or accelerate's wrapper of one.
-        parameter: the parameter.
-
-    Returns:
-        true if it is in one of the groups.
-    """
-    return any(parameter is held for group in optimizer.param_groups for held in group["params"])
-
-
-@torch.no_grad()
-def update_norm(model: nn.Module, optimizer: Optimizer, names: Iterable[str] | None = None) -> float | None:
-    """Size of the step that Adam's state alone would make now, in the domain of the weights.
-
-    Args:
-        model: spectral or plain.
-        optimizer: of the Adam family, or accelerate's wrapper of one.
-        names: the convolutions to look at; those that are spectral now unless given.
-
-    Returns:
-        Euclidean norm over all their kernels of lr m_hat / (sqrt(v_hat) + eps); None for another kind of optimizer.
-    """
-    modules = dict(model.named_modules())
-    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
-    total = 0.0
-    for name in spectral_layers(model) if names is None else names:
-        layer = modules[name]
-        stored = layer.weight_transformed if isinstance(layer, SpectralConv) else layer.weight
-        state, group = optimizer.state.get(stored, {}), groups.get(id(stored))
-        if group is None:
-            continue  # a frozen convolution
-        if "betas" not in group:
-            return None
-        if not state:
-            continue
-        beta1, beta2 = group["betas"]
-        step = float(state["step"])
-        rms = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt() + group["eps"]
-        update = float(group["lr"]) * state["exp_avg"] / (1 - beta1**step) / rms
-        if isinstance(layer, SpectralConv):
-            update = layer.transform.to_weight(update, layer.kernel_size, layer.out_axis)
-        total += float(update.square().sum())
-    return math.sqrt(total)
+def _is_averaged(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
 
 
 class ShadowMoments:
@@ -172,12 +97,9 @@ class ShadowMoments:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
-        inner = getattr(optimizer, "optimizer", optimizer)
+        inner = innermost(optimizer)
         if "betas" not in inner.defaults:
-            raise UserError(
-                f"conv.switch.moments=shadow follows Adam's second moment, which {type(inner).__name__} does not have: "
-                "type conv.switch.moments=transfer"
-            )
+            raise UserError(_NO_SECOND_MOMENT.format(type(inner).__name__))
         self._layers = {
             name: layer for name, layer in spectral_layers(model).items() if holds(inner, layer.weight_transformed)
         }

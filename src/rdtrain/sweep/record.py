@@ -115,8 +115,8 @@ def sweep_points(config: DictConfig) -> list[list[str]]:
 
     if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
         return []
-    params = OmegaConf.to_container(config.hydra.sweeper.params) if config.hydra.sweeper.params else {}
-    texts = [*(f"{key}={value}" for key, value in dict(params).items()), *config.hydra.overrides.task]
+    params = config.hydra.sweeper.params or {}
+    texts = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
     (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(texts), None)
     return batch
 

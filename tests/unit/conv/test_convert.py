@@ -12,8 +12,9 @@ from compressai.models import FactorizedPrior, JointAutoregressiveHierarchicalPr
 from conv_oracles import FULL_RANK
 from torch import nn
 
-from rdtrain.conv.convert import compressai_state_dict, load_any, plain_state_dict, to_plain, to_spectral
+from rdtrain.conv.convert import lost_share, to_plain, to_spectral
 from rdtrain.conv.layers import SpectralConv, spectral_layers
+from rdtrain.conv.state_dicts import compressai_state_dict, load_any, plain_state_dict
 from rdtrain.conv.transform import Transform
 from rdtrain.conv.transforms import Attenuated, Dct, Rdft, Rfft
 from rdtrain.errors import UserError
@@ -169,6 +170,27 @@ def test_projected_kernels_can_keep_their_variance() -> None:
     assert exact[0].weight.std().item() == pytest.approx(before.std().item(), rel=0.3)
 
 
+def test_what_a_form_without_full_rank_loses_is_measured() -> None:
+    def share(transform: Transform) -> float:
+        torch.manual_seed(0)
+        given = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.ConvTranspose2d(8, 3, (3, 4)))
+        model = copy.deepcopy(given)
+        to_spectral(model, transform)
+        return lost_share(model, given)
+
+    lost = total = 0.0
+    torch.manual_seed(0)
+    for conv in (nn.Conv2d(3, 8, 5), nn.ConvTranspose2d(8, 3, (3, 4))):
+        kernels = conv.weight.detach().double().flatten(2).numpy()
+        kept = kernels @ Dct(6).basis(conv.kernel_size).T
+        total += (kernels**2).sum()
+        lost += (kernels**2).sum() - (kept**2).sum()
+    assert share(Dct(6)) == pytest.approx((lost / total) ** 0.5, rel=1e-5)
+    assert 0 < share(Dct(24)) < share(Dct(12))
+    for exact in (Dct(), Dct(25), Rfft(), Attenuated()):
+        assert share(exact) == 0.0
+
+
 @pytest.mark.parametrize("transform", FULL_RANK, ids=str)
 def test_plain_state_dict_loads_in_the_stock_class(transform: Transform) -> None:
     model, reference = factorized(), factorized()
@@ -252,3 +274,36 @@ def test_state_for_compressais_layers(transform: Transform) -> None:
         twin = copy.deepcopy(model)
         load_any(twin, peer.state_dict())
         assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("stored", [Rdft(), Dct(), Attenuated()], ids=str)
+@pytest.mark.parametrize("target", [Rfft(), Rdft(), Dct()], ids=str)
+def test_stored_kernels_load_in_another_form(stored: Transform, target: Transform) -> None:
+    origin, model = factorized(1), factorized(2)
+    to_spectral(origin, stored)
+    to_spectral(model, target)
+    load_any(model, origin.state_dict(), stored)
+    for name, layer in spectral_layers(model).items():
+        expected = origin.get_submodule(name).weight
+        torch.testing.assert_close(layer.weight, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["plain", "complex", "ours"])
+@pytest.mark.parametrize("target", [Rfft(), Rdft(), Dct()], ids=str)
+def test_half_precision_is_rounded_no_further(form: str, target: Transform) -> None:
+    torch.manual_seed(0)
+    source = nn.Sequential(nn.Conv2d(3, 4, 5))
+    if form == "ours":
+        to_spectral(source, Rdft())
+    state = {key: entry.half() for key, entry in source.state_dict().items()}
+    weight = state["0.weight_transformed" if form == "ours" else "0.weight"].double()
+    if form == "complex":
+        spectrum = torch.fft.rfft2(weight, norm="ortho").to(torch.complex64)
+        state = {"0.weight_transformed": spectrum, "0.bias": state["0.bias"]}
+    if form == "ours":
+        weight = Rdft().to_weight(weight, (5, 5))
+    model, plain = nn.Sequential(nn.Conv2d(3, 4, 5)), nn.Sequential(nn.Conv2d(3, 4, 5))
+    to_spectral(model, target)
+    for one in (model, plain):
+        load_any(one, state, Rdft() if form == "ours" else None)
+        torch.testing.assert_close(one[0].weight.double(), weight, rtol=0, atol=1e-6)

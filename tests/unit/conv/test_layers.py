@@ -136,6 +136,22 @@ def test_subclasses_stay_themselves() -> None:
     assert conv is same_object
 
 
+def test_whole_layers_are_pickled() -> None:
+    x = torch.rand(1, 3, 8, 8)
+    for conv in (nn.Conv2d(3, 4, 3), Doubled(3, 4, 3), nn.ConvTranspose2d(3, 4, 3)):
+        plain = type(conv)
+        make_spectral(conv, Attenuated())
+        file = io.BytesIO()
+        torch.save(conv, file)
+        file.seek(0)
+        for twin in (torch.load(file, weights_only=False), copy.deepcopy(conv)):
+            assert type(twin) is type(conv)
+            assert torch.equal(twin(x), conv(x))
+            make_plain(twin)
+            assert type(twin) is plain
+        assert spectral_layers(conv)
+
+
 def test_the_gradient_moves_along() -> None:
     layer = SpectralConv2d(3, 4, 5, transform=Attenuated())
     weight = layer.weight

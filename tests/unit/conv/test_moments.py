@@ -21,7 +21,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rdtrain.conv import layers
 from rdtrain.conv.convert import to_plain, to_spectral
 from rdtrain.conv.layers import SpectralConv, spectral_layers
-from rdtrain.conv.moments import ShadowMoments, update_norm
+from rdtrain.conv.moments import ShadowMoments
+from rdtrain.conv.optimizers import update_norm
 from rdtrain.conv.transform import Transform
 from rdtrain.conv.transforms import Attenuated, Dct, Rdft, Rfft
 from rdtrain.errors import UserError
@@ -314,23 +315,85 @@ def test_projected_moments_stay_in_the_basis() -> None:
 def test_the_length_of_the_next_update_is_that_of_adams_formula() -> None:
     model = network(Rfft())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    assert update_norm(model, optimizer) == 0.0  # no step yet
     train(model, optimizer, range(10))
 
     def formula(name: str) -> np.ndarray:
-        state = state_of(optimizer, model, name)
-        first, second = state["exp_avg"].numpy() / (1 - 0.9**10), state["exp_avg_sq"].numpy() / (1 - 0.999**10)
+        state, gradient = state_of(optimizer, model, name), dict(model.named_parameters())[name].grad.numpy()
+        first = (0.9 * state["exp_avg"].numpy() + 0.1 * gradient) / (1 - 0.9**11)
+        second = (0.999 * state["exp_avg_sq"].numpy() + 0.001 * gradient**2) / (1 - 0.999**11)
         return 1e-3 * first / (np.sqrt(second) + 1e-8)
 
     squares = 0.0
     for name, layer in spectral_layers(model).items():
         spectrum = as_spectrum(torch.from_numpy(formula(f"{name}.weight_transformed")), layer.kernel_size)
         squares += (np.fft.irfft2(spectrum, s=layer.kernel_size, norm="ortho") ** 2).sum()
-    assert update_norm(model, optimizer) == pytest.approx(np.sqrt(squares), rel=1e-12)
+    assert update_norm(model, optimizer) == pytest.approx(np.sqrt(squares), rel=1e-9)
     names = [layer.name for layer in to_plain(model, [optimizer])]
     squares = sum((formula(f"{name}.weight") ** 2).sum() for name in names)
-    assert update_norm(model, optimizer, names) == pytest.approx(np.sqrt(squares), rel=1e-12)
-    assert update_norm(model, torch.optim.SGD(model.parameters(), lr=0.1), names) is None
+    assert update_norm(model, optimizer, names) == pytest.approx(np.sqrt(squares), rel=1e-9)
+    for name in names:
+        optimizer.state.pop(dict(model.named_parameters())[f"{name}.weight"])
+    taps = sum(dict(model.named_parameters())[f"{name}.weight"].numel() for name in names)
+    assert update_norm(model, optimizer, names) == pytest.approx(1e-3 * np.sqrt(taps), rel=1e-3)  # a first step
+
+
+class Noisy(torch.optim.SGD):
+    """Draws random numbers at each step."""
+
+    def step(self, closure: Any = None) -> None:
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter.add_(torch.randn_like(parameter), alpha=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "options"),
+    [
+        (torch.optim.Adam, {"amsgrad": True, "betas": (0.9, 0.5), "weight_decay": 0.1}),
+        (torch.optim.AdamW, {"weight_decay": 0.1}),
+        (torch.optim.Adamax, {}),
+        (torch.optim.RAdam, {}),
+        (torch.optim.NAdam, {}),
+        (torch.optim.RMSprop, {"momentum": 0.9}),
+        (torch.optim.Adagrad, {}),
+        (torch.optim.Adafactor, {}),
+        (torch.optim.Rprop, {}),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        (Noisy, {}),
+    ],
+)
+def test_the_length_of_the_next_update_is_that_of_the_next_step(optimizer_class: Any, options: dict[str, Any]) -> None:
+    model = network(Rdft())
+    optimizer = optimizer_class(model.parameters(), lr=1e-2, **options)
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)  # which wraps the optimizer's step
+    train(model, optimizer, range(6))
+    seen: list[int] = []
+    optimizer.register_step_pre_hook(lambda *given: seen.append(1))
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict(), torch.get_rng_state()))
+    predicted = update_norm(model, optimizer)
+    after = (model.state_dict(), optimizer.state_dict(), torch.get_rng_state())
+    assert repr(after) == repr(before)
+    assert all(torch.equal(after[0][key], before[0][key]) for key in before[0])
+    assert torch.equal(after[2], before[2])
+    assert not seen
+    old = [layer.weight.detach().numpy().copy() for layer in spectral_layers(model).values()]
+    optimizer.step()
+    new = [layer.weight.detach().numpy() for layer in spectral_layers(model).values()]
+    moved = np.sqrt(sum(((b - a) ** 2).sum() for a, b in zip(old, new, strict=True)))
+    assert moved > 0
+    assert predicted == pytest.approx(moved, rel=1e-9)
+
+
+def test_the_update_norm_looks_at_what_is_trained() -> None:
+    model = network(Rfft())
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    assert update_norm(model, optimizer) == 0.0  # no gradient yet
+    train(model, optimizer, range(2))
+    both = update_norm(model, optimizer, ["0", "2"])
+    parts = [update_norm(model, optimizer, [name]) for name in ("0", "2")]
+    assert both == pytest.approx(np.hypot(*parts), rel=1e-12)
+    only_first = torch.optim.Adam(model[0].parameters(), lr=1e-3)
+    assert update_norm(model, only_first) == update_norm(model, only_first, ["0"]) > 0
 
 
 @pytest.mark.parametrize("optimizer_class", [torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adamax])
@@ -343,8 +406,38 @@ def test_unknown_state_is_refused_and_nothing_changed(optimizer_class: Any) -> N
         to_plain(model, [optimizer])
     assert len(spectral_layers(model)) == 3
     assert [id(parameter) for parameter in optimizer.param_groups[0]["params"]] == held
-    to_plain(model, [optimizer], moments="reset")
+    before = update_norm(model, optimizer)
+    names = [layer.name for layer in to_plain(model, [optimizer], moments="reset")]
+    assert min(before, update_norm(model, optimizer, names)) > 0
     train(model, optimizer, range(3))
+
+
+class Lion(torch.optim.Optimizer):
+    """Has betas and no second moment."""
+
+    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.99)) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                average = self.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
+                parameter.add_(average.mul(0.9).add(parameter.grad, alpha=0.1).sign(), alpha=-group["lr"])
+                average.lerp_(parameter.grad, 0.01)
+
+
+def test_betas_are_no_proof_of_a_second_moment() -> None:
+    model = network(Rfft())
+    optimizer = Lion(model.parameters())
+    shadow = ShadowMoments(model, optimizer)
+    train(model, optimizer, range(3))
+    with pytest.raises(UserError, match=r"lacks: type conv\.switch\.moments=transfer"):
+        to_plain(model, [optimizer], "shadow", shadow)
+    assert len(spectral_layers(model)) == 3
+    names = [layer.name for layer in to_plain(model, [optimizer])]
+    taps = sum(dict(model.named_parameters())[f"{name}.weight"].numel() for name in names)
+    assert update_norm(model, optimizer, names) == pytest.approx(1e-3 * np.sqrt(taps), rel=1e-3)
 
 
 def test_a_forgotten_optimizer_is_an_error() -> None:
