@@ -2,14 +2,14 @@
 
 The arguments are the state dicts, each named after its model. A request is a line of JSON: `order` (text, see
 `rdtrain.eval.decode.Order`) and `file`. The answer has `code`, of the process, negative for a signal; `timed_out`;
-`out` and `err`, what it printed; `seconds`, and `peak_kb`, its largest resident memory beyond that of this process.
+`out` and `err`, what it printed; `seconds`, and `peak_kb`, its largest resident memory.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-import resource
 import select
 import signal
 import sys
@@ -40,7 +40,6 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     file = Path(request["file"])
     outputs = {1: file.with_suffix(".out"), 2: file.with_suffix(".err")}
     start = time.monotonic()
-    own_kb = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
     pid = os.fork()
     if pid == 0:
         child(request, outputs)
@@ -54,11 +53,12 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         "timed_out": timed_out,
         **{name: outputs[number].read_text(errors="replace") for name, number in (("out", 1), ("err", 2))},
         "seconds": time.monotonic() - start,
-        "peak_kb": used.ru_maxrss - own_kb,
+        "peak_kb": used.ru_maxrss,
     }
 
 
 if __name__ == "__main__":
+    gc.freeze()  # a child that collects would copy all that was imported
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -73,7 +74,7 @@ def header_to_extremes(chance: random.Random, data: bytes) -> bytes:
         key: Any = chance.choice(list(header))
         while isinstance(place[key], list) and place[key] and chance.random() < 0.7:
             place, key = place[key], chance.randrange(len(place[key]))
-        place[key] = chance.choice(EXTREMES)
+        place[key] = copy.deepcopy(chance.choice(EXTREMES))
     return put_together(header, payload)
 
 
@@ -134,18 +135,18 @@ def payload_swapped(chance: random.Random, data: bytes, other: bytes) -> bytes:
 
 # How often each is chosen; the checksum is right in all but the first three.
 MUTATIONS: dict[Callable[[random.Random, bytes], bytes], int] = {
-    lambda chance, data: data[: chance.randrange(len(data))]: 15,
-    lambda chance, data: with_flips(chance, data, 8): 15,
-    with_bytes: 10,
-    prefix_to_extremes: 5,
-    header_to_extremes: 18,
-    header_flipped: 10,
-    strings_changed: 8,
-    strings_cut: 6,
-    structure_changed: 4,
+    lambda chance, data: data[: chance.randrange(len(data))]: 16,
+    lambda chance, data: with_flips(chance, data, 8): 20,
+    with_bytes: 15,
+    prefix_to_extremes: 6,
+    header_to_extremes: 22,
+    header_flipped: 8,
+    strings_changed: 4,
+    strings_cut: 3,
+    structure_changed: 2,
     enlarged: 1,
 }
-SWAPS = 8
+SWAPS = 3
 
 
 def mutated(seed: int, good: list[bytes]) -> bytes:
@@ -160,7 +161,8 @@ class Decoders:
 
     def __init__(self, process: subprocess.Popen[str], file: Path) -> None:
         self.process, self.file = process, file
-        self.started, self.seconds, self.peak_kb = 0, 0.0, 0
+        self.seconds: list[float] = []
+        self.peaks_kb: list[int] = []
 
     def __call__(self, command: list[str], input: bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -168,9 +170,8 @@ class Decoders:
         self.process.stdin.write(json.dumps({"order": command[-1], "file": str(self.file)}) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
-        self.started += 1
-        self.seconds = max(self.seconds, answer["seconds"])
-        self.peak_kb = max(self.peak_kb, answer["peak_kb"])
+        self.seconds.append(answer["seconds"])
+        self.peaks_kb.append(answer["peak_kb"])
         if answer["timed_out"]:
             raise subprocess.TimeoutExpired(command, options["timeout"])
         return subprocess.CompletedProcess(command, answer["code"], answer["out"].encode(), answer["err"].encode())
@@ -253,13 +254,15 @@ def test_files_that_are_right(codec: Codec, decoders: Decoders, tmp_path: Path) 
         assert outcome(file, Order(str(codec.sources[name]), name, "cpu", 1, None, 60.0)) == "same pixels"
         assert put_together(*taken_apart(data)) != data  # other spaces
         assert bitstream.unpack(put_together(*taken_apart(data))) == bitstream.unpack(data)
-    assert decoders.started >= len(codec.files)
+    assert len(decoders.seconds) == len(codec.files)
 
 
-@pytest.mark.parametrize("files", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("files", [500, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_mutated_files_do_no_harm(codec: Codec, decoders: Decoders, tmp_path: Path, files: int) -> None:
     found: Counter[str] = Counter()
     own: list[float] = []
+    decoders.seconds.clear()
+    decoders.peaks_kb.clear()
     tracemalloc.start()
     for seed in range(files):
         file = tmp_path / "mutated.rdt"
@@ -271,13 +274,14 @@ def test_mutated_files_do_no_harm(codec: Codec, decoders: Decoders, tmp_path: Pa
         own.append(time.process_time() - start)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    taken_mb = (max(decoders.peaks_kb) - min(decoders.peaks_kb)) / 1024
     figures = (
-        f"{dict(found)}; {decoders.started} reached a decoder: longest {decoders.seconds:.2f} s, most "
-        f"{decoders.peak_kb / 1024:.0f} MiB; the command itself: longest {max(own):.3f} s, most {peak / 2**20:.1f} MiB"
+        f"{dict(found)}; {len(decoders.seconds)} reached a decoder: longest {max(decoders.seconds):.2f} s, most "
+        f"{taken_mb:.0f} MiB more than the least; the command: longest {max(own):.3f} s, most {peak / 2**20:.1f} MiB"
     )
     print(figures)
     assert sum(found.values()) == files
     assert max(own) < 1 and peak < 8 * 2**20, figures
-    assert decoders.seconds < SECONDS + 5 and decoders.peak_kb < (MEMORY_MB + 100) * 1024, figures
-    for name in ("same pixels", "other pixels", "container", "other model", "refused by the model"):
+    assert max(decoders.seconds) < SECONDS + 5 and taken_mb < MEMORY_MB + 50, figures
+    for name in ("other pixels", "container", "other model", "refused by the model"):
         assert found[name] > 0, figures
