@@ -15,11 +15,12 @@ from rdtrain.metrics import markdown_table
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 # One option stands for its group where the options have the same keys.
-SHOWN = {
-    "": "train", "model": "compressai", "conv": "base", "criterion": "rate_distortion", "optimizer": "adam",
-    "scheduler": "plateau", "dataset": "base", "engine": "base", "runner": "image_compression",
-    "callbacks": "default", "logger": "default", "paths": "default",
-}  # fmt: skip
+SHOWN = (
+    ("", "train"), ("model", "compressai"), ("conv", "base"), ("criterion", "rate_distortion"), ("optimizer", "adam"),
+    ("scheduler", "plateau"), ("dataset", "base"), ("engine", "base"), ("runner", "image_compression"),
+    ("callbacks", "default"), ("logger", "default"), ("paths", "default"), ("launcher", "local"),
+    ("launcher", "joblib"), ("launcher", "slurm"), ("launcher", "ray"),
+)  # fmt: skip
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w.]+):(?: (?P<value>[^#]*?))?(?:\s+# (?P<meaning>.*))?$")
 
 
@@ -54,8 +55,12 @@ def key_table() -> str:
     """
     defaults = {"conv.type": "spectral", "dataset.name": "photos"}
     lines = ["| key | default | meaning |", "|---|---|---|"]
-    for group, option in SHOWN.items():
+    for group, option in SHOWN:
         for key, value, meaning in keys_of(group, option):
+            if group == "launcher" and option != "local":  # keys that one option has
+                meaning = f"{option}: {meaning}"
+            if key == "launcher.name" and option != "local":
+                continue
             value = defaults.get(key, value)
             lines.append(f"| `{key}` | {f'`{value}`' if value else ''} | {meaning} |")
     return "\n".join(lines) + "\n"
@@ -68,7 +73,7 @@ def group_table() -> str:
         Markdown.
     """
     lines = ["| group | options |", "|---|---|"]
-    for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_")):
+    for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and list(path.glob("*.yaml"))):
         options = sorted(path.stem for path in folder.glob("*.yaml") if path.stem != "base")
         lines.append(f"| `{folder.name}` | {', '.join(f'`{option}`' for option in options)} |")
     return "\n".join(lines) + "\n"

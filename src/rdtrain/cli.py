@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -77,6 +78,10 @@ def main() -> None:
 
     kept = [word for word in sys.argv[1:] if word not in overrides and word != "--trust"]
     sys.argv[1:] = [*kept, *lenient(overrides), *_sweep_folder(overrides, flags), *_quiet(overrides)]
+    with contextlib.suppress(ImportError):  # without hydra-submitit-launcher there is no launcher=slurm
+        from rdtrain.slurm import take_over
+
+        take_over()
     try:
         hydra.main("pkg://rdtrain.conf", config_name="train", version_base="1.3")(job)()
     except (ConfigCompositionException, MissingConfigException) as error:  # such as several values without -m

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rdtrain.config.nearest import known_keys, suggestion
-from rdtrain.config.trust import choices, untrusted
+from rdtrain.config.trust import choices, launcher_of, untrusted
 from rdtrain.errors import UserError
 
 # What Hydra raises over a wrong configuration; ValueError, KeyError and TypeError among it, for a value of a type that
@@ -127,6 +127,7 @@ def foreign_problems(overrides: Sequence[str], config_name: str, config_dir: str
         One sentence for every mistake; none where the configuration cannot be composed, which `composed` tells.
     """
     found: dict[str, None] = {}
+    launcher = _typed_launcher(overrides)
     with _search(config_name, config_dir) as search:
         chosen = [o for o in _parse(overrides)[0] if not o.is_delete() and _options(o.key_or_group)]
         groups = [_values(override) for override in chosen]
@@ -135,11 +136,21 @@ def foreign_problems(overrides: Sequence[str], config_name: str, config_dir: str
         for choice in choices(groups):
             try:
                 config = compose(config_name, overrides=[*search, *choice], return_hydra_config=True)
-                found |= dict.fromkeys(untrusted(_plain(OmegaConf.to_container(config, resolve=False))))
+                found |= dict.fromkeys(untrusted(_plain(OmegaConf.to_container(config, resolve=False)), launcher))
             except _WRONG:
                 continue
     remedy = "if you trust whoever wrote it, type --trust"
     return [f"--config-dir {config_dir}: {phrase}; {remedy}" for phrase in found]
+
+
+def _typed_launcher(overrides: Sequence[str]) -> list[Any] | None:
+    typed = [text.lstrip("+") for text in overrides if text.lstrip("+").startswith("launcher=")]
+    with initialize_config_module("rdtrain.conf", version_base="1.3"):
+        try:
+            config = compose("train", overrides=typed, return_hydra_config=True)
+        except _WRONG:  # `composed` tells
+            return None
+    return launcher_of(_plain(OmegaConf.to_container(config, resolve=False)))
 
 
 def points(overrides: Sequence[str]) -> list[list[str]]:
@@ -271,6 +282,8 @@ def _reason(error: BaseException) -> str:
         if name in known_keys():
             return f"{said.rstrip('.')}: {name} is null or not there"
         return f"{said.rstrip('.')}; {suggestion(name, known_keys())}"
+    if named := re.search(r"Could not (?:find|load) 'hydra/launcher/(?:submitit_)?(\w+)'", said):
+        return f"launcher={named[1]}: its package is not installed; type pip install 'rdtrain[{named[1]}]'"
     if named := re.match(r"Multiple values for (\S+)\.", said):
         return f"+{named[1]}: this group has an option already; type {named[1]}=OPTION"
     return said

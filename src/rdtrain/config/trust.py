@@ -35,22 +35,36 @@ _OWN_CALLBACKS = {"sweep": {"_target_": "rdtrain.sweep.record.SweepRecord"}}
 _PLAIN_REFERENCE = re.compile(r"\$\{[\w.\-]+\}")
 
 
-def untrusted(config: dict[str, Any]) -> list[str]:
+def untrusted(config: dict[str, Any], typed_launcher: object = None) -> list[str]:
     """Find what a configuration from a file may not do.
 
     Args:
         config: composed but unresolved, Hydra's own section included.
+        typed_launcher: `launcher_of` rdtrain's own configuration with the launcher that the user typed, if he did.
 
     Returns:
         One phrase for every key that is not plain data, beginning with the key.
     """
     hydra = config.get("hydra", {})
     found = [f"hydra.{key} is set" for key in _HYDRA_EMPTY if _select(hydra, key) not in (None, {}, [], _OWN_CALLBACKS)]
-    for section in ("launcher", "sweeper"):
-        found += _judge(f"hydra.{section}", hydra.get(section), _HYDRAS_OWN)
+    found += _judge("hydra.sweeper", hydra.get("sweeper"), _HYDRAS_OWN)
+    if launcher_of(config) != typed_launcher:
+        found += _judge("hydra.launcher", hydra.get("launcher"), _HYDRAS_OWN)
     for key, value in config.items():
         found += [] if key == "hydra" else _judge(str(key), value)
     return found
+
+
+def launcher_of(config: dict[str, Any]) -> list[Any]:
+    """What starts the jobs of a sweep: a folder may change neither part of it.
+
+    Args:
+        config: composed but unresolved, Hydra's own section included.
+
+    Returns:
+        Both sections that say it.
+    """
+    return [config.get("launcher"), config.get("hydra", {}).get("launcher")]
 
 
 def choices(groups: Sequence[Sequence[str]]) -> Iterator[list[str]]:

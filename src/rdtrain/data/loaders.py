@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -70,6 +71,8 @@ def make_loaders(
         n_workers = _n_workers(stores[key]) if workers == "auto" else workers
         generator = torch.Generator()  # it seeds worker processes, which draw nothing at random
         arguments["persistent_workers"] = key == "train" and n_workers > 0
+        if n_workers > 0 and multiprocessing.get_start_method(allow_none=True) == "loky":
+            arguments["multiprocessing_context"] = "fork"  # a process of joblib has its own way that torch cannot go
         return DataLoader(
             dataset,
             num_workers=n_workers,

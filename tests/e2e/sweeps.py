@@ -1,0 +1,87 @@
+"""Small sweeps by the installed command, and how two of them are compared."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rdtrain.run_folder import RunFolder
+
+COMMAND = str(Path(sys.executable).with_name("rdtrain"))
+SMALL = (
+    "experiment=quickstart", "hp.N=4", "hp.M=6", "dataset.batch_size=4", "dataset.valid_batch_size=2",
+    "engine.num_epochs=2", "engine.epoch_steps=3", "engine.device=cpu", "engine.threads=1", "logger.figures=null",
+    "infer.max_images=1", "infer.every_n_epochs=2", "paths.runs=runs",
+)  # fmt: skip
+
+
+@contextmanager
+def begun(folder: Path, *words: str, environment: Mapping[str, str] = os.environ) -> Iterator[subprocess.Popen[str]]:
+    """A sweep that runs during the block, at most; its run folders come into folder/runs."""
+    folder.mkdir(exist_ok=True)
+    command = [COMMAND, "-m", *SMALL, *words]
+    process = subprocess.Popen(
+        command, cwd=folder, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def sweep(folder: Path, *words: str, environment: Mapping[str, str] = os.environ) -> str:
+    """A sweep that must come to its end; returns what it printed."""
+    with begun(folder, *words, environment=environment) as process:
+        return ended(process)
+
+
+def ended(process: subprocess.Popen[str], code: int = 0) -> str:
+    """Wait for a sweep and return what it printed."""
+    printed, errors = process.communicate(timeout=500)
+    assert process.returncode == code, printed + errors
+    return printed
+
+
+def runs(folder: Path) -> dict[str, RunFolder]:
+    """Run folders of a sweep by their names."""
+    return {path.parent.name: RunFolder(path.parent) for path in sorted((folder / "runs").glob("*/summary.json"))}
+
+
+def statuses(folder: Path) -> list[str]:
+    """What the summaries of all points say."""
+    return [run.read_summary()["status"] for run in runs(folder).values()]
+
+
+def parts(run: RunFolder) -> list[dict[str, Any]]:
+    """The environment of each part of a run that was continued."""
+    begun = json.loads(run.environment.read_text())
+    return [begun, *begun.get("continued", [])]
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """What is not the same, bit by bit, in two sweeps but for clock readings."""
+    compare = _comparison()
+    ours, theirs = runs(a), runs(b)
+    assert ours.keys() == theirs.keys() and ours
+    return [
+        f"{name}: {part}"
+        for name in ours
+        for part in compare.differences(compare.result(ours[name]), compare.result(theirs[name]))
+    ]
+
+
+def _comparison() -> Any:
+    file = Path(__file__).parents[1] / "faults" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("comparison_of_runs", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,88 @@
+"""Sweeps on a real SLURM: jobs that are preempted or killed, and a controller that fails."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'rdtrain[slurm]'")
+
+from slurm_cluster import Cluster, cluster, missing
+from sweeps import begun, differences, ended, parts, runs, statuses, sweep
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+SLURM = ("launcher=slurm", "launcher.minutes=20")
+LONG = ("engine.num_epochs=3", "engine.epoch_steps=60", "checkpoint.every_n_steps=1")
+
+
+def _training(folder: Path) -> Callable[[], bool]:
+    # Whether the first two have begun and have something to lose.
+    return lambda: len(runs(folder)) == 2 and all(run.last.is_file() for run in runs(folder).values())
+
+
+def _preempt(slurm: Cluster, jobs: int) -> None:
+    command = ["sbatch", "--partition=high", f"--ntasks={jobs}", "--output=/dev/null", "--wrap=sleep 8"]
+    subprocess.run(command, env=slurm.environment, check=True, capture_output=True, cwd=slurm.folder)
+
+
+def _states(slurm: Cluster) -> dict[str, str]:
+    lines = slurm.ask("squeue", "-h", "-r", "-p", "low", "-o", "%i %T").splitlines()
+    return {name: state for name, state in (line.split() for line in lines)}
+
+
+def test_preempted_killed_and_without_controller_all_points_equal_a_local_sweep(tmp_path: Path) -> None:
+    seeds = "seed=1,2,3,4"
+    with (
+        cluster(tmp_path / "slurm") as slurm,
+        begun(tmp_path / "array", *LONG, seeds, *SLURM, environment=slurm.environment) as submitted,
+    ):
+        slurm.wait_for(_training(tmp_path / "array"))
+        slurm.kill_controller()
+        slurm.start_controller()
+        slurm.wait_for(lambda: _states(slurm))
+        running = [name for name, state in _states(slurm).items() if state == "RUNNING"]
+        _preempt(slurm, jobs=1)
+        slurm.wait_for(lambda: "PENDING" in [_states(slurm).get(name) for name in running])
+        (killed,) = [name for name in running if _states(slurm).get(name) == "RUNNING"]
+        slurm.call("scancel", killed)
+        printed = ended(submitted, code=1)
+        assert f"job {killed} was cancelled or killed" in printed
+        assert sorted(statuses(tmp_path / "array")) == ["finished", "finished", "finished", "interrupted"]
+
+        again = sweep(tmp_path / "array", *LONG, seeds, *SLURM, environment=slurm.environment)
+        assert "submitted: " in again
+    assert statuses(tmp_path / "array") == ["finished"] * 4
+    assert sorted(len(parts(run)) for run in runs(tmp_path / "array").values()) == [1, 1, 2, 2]
+    sweep(tmp_path / "local", *LONG, seeds)
+    assert differences(tmp_path / "array", tmp_path / "local") == []
+
+
+def test_sigterm_alone_and_submit_and_leave(tmp_path: Path) -> None:
+    """As on a cluster without preempt_send_user_signal; the command has left by then."""
+    with cluster(tmp_path / "slurm", signal_at_preemption=False) as slurm:
+        leave = (*LONG, "seed=1,2", *SLURM, "launcher.wait=false")
+        sweep(tmp_path / "array", *leave, environment=slurm.environment)
+        assert _states(slurm).keys() == {"1_0", "1_1"}
+        slurm.wait_for(_training(tmp_path / "array"))
+        _preempt(slurm, jobs=2)
+        slurm.wait_for(lambda: set(_states(slurm).values()) == {"PENDING"})
+        assert "finished" not in statuses(tmp_path / "array")
+        slurm.wait_for(lambda: not _states(slurm), seconds=300)
+    assert statuses(tmp_path / "array") == ["finished"] * 2
+    for run in runs(tmp_path / "array").values():
+        begun, continued = parts(run)
+        assert begun["slurm_job"] == continued["slurm_job"]
+
+
+def test_mistakes_are_told_before_anything_is_submitted(tmp_path: Path) -> None:
+    wrong = ("criterion.lmbda=0.01,-1", *SLURM, "launcher.minutes=0")
+    with (
+        cluster(tmp_path / "slurm") as slurm,
+        begun(tmp_path / "array", *wrong, environment=slurm.environment) as refused,
+    ):
+        ended(refused, code=2)
+        assert _states(slurm) == {}
+    assert list((tmp_path / "array").iterdir()) == []
