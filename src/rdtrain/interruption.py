@@ -31,14 +31,13 @@ class Interruption:
 
     A signal takes effect at once, by raising `Interrupted`, except inside `deferred()`: there `received` is set, and
     the code of the block stops at the next good moment. A second signal of the same kind is not deferred. When the
-    block ends, a handler that was installed before, such as a job launcher's that queues the job again, is called too.
+    block ends, the handlers that were installed before are called too for all signals that came, such as a job
+    launcher's that queues the job again.
 
-    Attributes:
-        received: the signal that came, None so far.
     """
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self._signals: list[int] = []
         self._deferred = False
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
@@ -61,9 +60,15 @@ class Interruption:
         """Put back the handlers that were there, and pass on a signal to the one that waited for it."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
-        before = self._before.get(self.received) if self.received is not None else None
-        if callable(before) and before is not signal.default_int_handler:
-            before(self.received, None)
+        for signum in self._signals:
+            before = self._before.get(signum)
+            if callable(before) and before is not signal.default_int_handler:
+                before(signum, None)
+
+    @property
+    def received(self) -> int | None:
+        """The first signal that came."""
+        return self._signals[0] if self._signals else None
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -104,6 +109,8 @@ class Interruption:
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a data loading process, which its parent ends
             return
-        again, self.received = self.received == signum, signum
+        again = signum in self._signals
+        if not again:
+            self._signals.append(signum)
         if again or not self._deferred:
             raise Interrupted(signum)

@@ -7,9 +7,11 @@ minutes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -155,8 +157,13 @@ def _free_port() -> int:
 
 
 def _kill(pid_file: Path, signum: int) -> None:
-    if pid_file.is_file():
-        try:
-            os.kill(int(pid_file.read_text()), signum)
-        except (ProcessLookupError, ValueError):
-            return
+    # A slurmd that waits for a job does not end by SIGTERM.
+    if not pid_file.is_file():
+        return
+    pid, deadline = int(pid_file.read_text()), time.monotonic() + 10
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signum)
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)
+            time.sleep(0.2)
+        os.kill(pid, signal.SIGKILL)

@@ -29,8 +29,6 @@ def test_later_inside_of_one() -> None:
                 done.append("not reached")
         with pytest.raises(Interrupted):
             interruption.check()
-        interruption.received = None
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     assert done == ["went on"]
 
 
@@ -58,6 +56,22 @@ def test_a_launchers_handler_is_called_afterwards() -> None:
         assert calls == [signal.SIGUSR2]
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+def test_all_signals_that_came_are_handed_on() -> None:
+    """A cluster sends SIGUSR2 and SIGTERM, and only one of the launcher's handlers queues the job again."""
+    calls: list[int] = []
+    wanted = (signal.SIGTERM, signal.SIGUSR2)
+    before = [signal.signal(signum, lambda number, frame: calls.append(number)) for signum in wanted]
+    try:
+        with Interruption() as interruption, interruption.deferred():
+            for signum in reversed(wanted):
+                os.kill(os.getpid(), signum)
+            assert interruption.received == signal.SIGUSR2
+        assert calls == [signal.SIGUSR2, signal.SIGTERM]
+    finally:
+        for signum, handler in zip(wanted, before, strict=True):
+            signal.signal(signum, handler)
 
 
 def test_what_is_ignored_stays_ignored() -> None:

@@ -63,7 +63,7 @@ class SweepRecord(Callback):
             print(table(rows))
             _report(plan, rows)
         codes = [error_code(plan.error_of(row.id)) for row in rows if row.state != FINISHED]
-        if codes:
+        if codes and config.launcher.get("wait", True):
             raise SystemExit(min(codes))
 
 
