@@ -19,6 +19,9 @@ types: ## check types, on the package as it is installed
 test: ## the quick tests
 	pytest -n auto -m "not slow"
 
+long: ## the tests that take minutes each: 10,000 forged files, 500 override lists, 2,000 epochs, a SLURM and a Ray cluster
+	pytest -m long
+
 e2e: ## the tests that run the installed commands
 	pytest tests/e2e
 
@@ -31,4 +34,4 @@ installable: ## build a wheel, install it in a fresh environment, run it from an
 check: lint types ## everything that CI looks at
 	pytest -n auto
 
-.PHONY: help fmt lint types test e2e docs installable check
+.PHONY: help fmt lint types test long e2e docs installable check

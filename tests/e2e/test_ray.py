@@ -15,7 +15,7 @@ pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'rdt
 
 from sweeps import differences, parts, runs, statuses, sweep
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 RAY = str(Path(sys.executable).with_name("ray"))
 SEEDS = "seed=1,2,3,4"
 

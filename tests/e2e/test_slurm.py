@@ -33,6 +33,8 @@ def _states(slurm: Cluster) -> dict[str, str]:
     return {name: state for name, state in (line.split() for line in lines)}
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_preempted_killed_and_without_controller_all_points_equal_a_local_sweep(tmp_path: Path) -> None:
     seeds = "seed=1,2,3,4"
     with (

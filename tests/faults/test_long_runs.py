@@ -76,7 +76,7 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("epochs", "every", "mb"),
-    [(200, 50, 2), pytest.param(2000, 200, 8, marks=pytest.mark.slow)],
+    [(200, 50, 2), pytest.param(2000, 200, 8, marks=[pytest.mark.slow, pytest.mark.long])],
     ids=["200", "2000"],
 )
 def test_nothing_grows(configure: Configure, tmp_path: Path, epochs: int, every: int, mb: int) -> None:

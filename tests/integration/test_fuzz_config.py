@@ -153,6 +153,7 @@ def test_forty_mutated_command_lines(mutations: list[Mutation]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=500, **OPTIONS)
 @given(LISTS)
 def test_five_hundred_mutated_command_lines(mutations: list[Mutation]) -> None:
