@@ -108,11 +108,12 @@ def _tell(file: Path, decoded: Decoded, out: str | None) -> int:
     if decoded.same:
         print(f"{file}: the same pixels here ({decoded.reader}) as at the encoder ({decoded.writer})")
         return 0
-    print(
-        f"rdtrain-eval: {file}: other pixels here ({decoded.reader}) than at the encoder ({decoded.writer}); decode it "
-        "where it was written",
-        file=sys.stderr,
+    reason = (
+        f"other pixels here ({decoded.reader}) than at the encoder ({decoded.writer}); decode it where it was written"
     )
+    if decoded.reader == decoded.writer:
+        reason = f"other pixels than at the encoder, which was the same ({decoded.writer}): it is damaged or forged"
+    print(f"rdtrain-eval: {file}: {reason}", file=sys.stderr)
     return 1
 
 
@@ -131,7 +132,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise UserError(f"--out {arguments.out} is a file; give a folder")
     device = devices.choose(arguments.device, arguments.threads)
     images = find_test_images(arguments.dataset, arguments.root, arguments.max_images)
-    options = Options(arguments.dataset, arguments.mode, arguments.save_reconstructions, arguments.save_bitstreams)
+    options = Options(
+        arguments.dataset,
+        arguments.mode,
+        arguments.save_reconstructions,
+        arguments.save_bitstreams,
+        arguments.max_images,
+    )
     written: dict[Path, Path] = {}
     problems: list[str] = []
     for source in arguments.models:
@@ -144,7 +151,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         problems += [f"{source}, {name}, {reason}" for name, reason in failed.items()]
         if mean:
             print(f"{source}: {_summary(mean)}\n  {target}")
-        if subject.criterion is None:
+        if mean and subject.criterion is None:
             print("  without losses: the lambda of this model is in no file; type --lmbda L, such as --lmbda 0.0067")
     if problems:
         raise UserError(problems)

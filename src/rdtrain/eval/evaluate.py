@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from rdtrain import bitstream, environment
+from rdtrain.data.scan import fingerprint
 from rdtrain.eval import device as devices
 from rdtrain.eval import memory
 from rdtrain.eval.complexity import COUNTED, macs_per_pixel, parameters
@@ -37,12 +38,14 @@ class Options:
         mode: of the ledger, `shared` or `full`.
         reconstructions: write PNG files.
         bitstreams: write bitstream files.
+        max_images: how many images were asked for, None for all.
     """
 
     dataset: str
     mode: str
     reconstructions: bool
     bitstreams: bool
+    max_images: int | None = None
 
 
 def default_target(subject: Subject, dataset: str, out: Path | None) -> Path:
@@ -93,15 +96,36 @@ def evaluate(
                 row = _ledger(subject, model, image, options.mode, device)
                 rows[image.name] = ImageRow(row.metrics, torch.empty(0))  # many images' pictures would fill the memory
                 _write_files(target.with_suffix(""), image.stem, row, options, as_stream(subject, known, row, device))
-    mean = mean_row(rows.values())
+    mean = _of_all(rows)
     if rows:
-        meta = _meta(subject, known, options, device, len(rows)) | {"failed": failures.reasons}
+        meta = _meta(subject, known, options, device) | {"failed": failures.reasons}
+        meta |= _images(rows, [image for image in images if image.name in rows])
         meta |= {"macs_per_pixel": macs, "macs_counted": COUNTED}
         content = result(subject.name, mean, None if subject.criterion is None else subject.criterion.lmbda, meta)
         write_results(target, content, list(rows), [row.metrics for row in rows.values()])
+        if meta["ms_ssim_images"] < len(rows):
+            print(
+                f"{subject.source}: MS-SSIM of {meta['ms_ssim_images']} of {len(rows)} images, the others are too small"
+            )
     if failures.fault is not None:
         raise failures.fault
     return mean, failures.reasons
+
+
+def _of_all(rows: Mapping[str, ImageRow]) -> dict[str, float]:
+    # A loss beside a rate must be of the same images: none where some are too small for its MS-SSIM.
+    def left_out(name: str) -> bool:
+        return name.startswith("loss/") and any(name not in row.metrics for row in rows.values())
+
+    return {name: value for name, value in mean_row(rows.values()).items() if not left_out(name)}
+
+
+def _images(rows: Mapping[str, ImageRow], measured: Sequence[TestImage]) -> dict[str, Any]:
+    return {
+        "n_images": len(rows),
+        "ms_ssim_images": sum("ms_ssim/forward/unclamped" in row.metrics for row in rows.values()),
+        "fingerprint": fingerprint(measured),
+    }
 
 
 def _write_files(folder: Path, stem: str, row: ImageRow, options: Options, stream: bitstream.Bitstream) -> None:
@@ -169,8 +193,8 @@ def pixels_hash(image: torch.Tensor) -> str:
     return sha256(image.contiguous().numpy().data).hexdigest()
 
 
-def _meta(subject: Subject, known: Identity, options: Options, device: torch.device, n_images: int) -> dict[str, Any]:
-    criterion, run = subject.criterion, subject.run
+def _meta(subject: Subject, known: Identity, options: Options, device: torch.device) -> dict[str, Any]:
+    criterion, run, training = subject.criterion, subject.run, subject.training
     described = environment.describe(device, 0, {})
     return {
         "dataset": options.dataset,
@@ -178,7 +202,9 @@ def _meta(subject: Subject, known: Identity, options: Options, device: torch.dev
         "opt_metric": None if criterion is None else criterion.metric,
         "checkpoint": str(subject.source),
         "weights_id": known.weights,
-        "n_images": n_images,
+        "trained_with": None if training is None else _criterion(training),
+        "lmbda_typed": criterion is not training,
+        "max_images": options.max_images,
         "mode": options.mode,
         "device": devices.describe(device),
         "device_name": described["device_name"],
@@ -186,3 +212,7 @@ def _meta(subject: Subject, known: Identity, options: Options, device: torch.dev
         "git": described["git"],
         "parameters": parameters(subject.model),
     }
+
+
+def _criterion(criterion: RateDistortionLoss) -> dict[str, Any]:
+    return {name: getattr(criterion, name) for name in ("lmbda", "metric", "form")}

@@ -19,24 +19,18 @@ _FOLDER = "image_folder"
 
 
 @dataclass(frozen=True)
-class TestImage:
+class TestImage(ImageInfo):
     """One image of a test set.
 
     Args:
-        path: the file.
         name: relative to the test set's folder, with `/`; what the table shows.
         stem: `name` without its ending where that is enough to tell images apart; files made from it are named so.
-        height: in pixels.
-        width: in pixels.
     """
 
     __test__ = False  # pytest takes it for tests
 
-    path: Path
     name: str
     stem: str
-    height: int
-    width: int
 
 
 def find_test_images(dataset: str, root: Path | None, most: int | None) -> list[TestImage]:
@@ -59,7 +53,7 @@ def find_test_images(dataset: str, root: Path | None, most: int | None) -> list[
     stems = Counter(Path(name).with_suffix("") for name in names)
     unique = [stem if stems[stem := Path(name).with_suffix("")] == 1 else Path(name) for name in names]
     return [
-        TestImage(info.path, name, stem.as_posix(), info.height, info.width)
+        TestImage(info.path, info.height, info.width, info.file_bytes, name, stem.as_posix())
         for info, name, stem in zip(chosen, names, unique, strict=True)
     ]
 

@@ -39,6 +39,7 @@ class Subject:
         model: plain, with tables, on the CPU: an `evaluation_copy`.
         criterion: the loss of its training; None for a stock model, whose lambda no file tells. See `with_criterion`.
         run: the run that it belongs to, if any.
+        training: the loss of the run's training, whatever the criterion is.
     """
 
     source: Path
@@ -46,6 +47,7 @@ class Subject:
     model: Any
     criterion: RateDistortionLoss | None = None
     run: RunFolder | None = None
+    training: RateDistortionLoss | None = None
 
     @property
     def is_default(self) -> bool:
@@ -151,7 +153,7 @@ def _of_run(run: RunFolder, file: Path) -> Subject:
     except _MISFIT as error:
         raise UserError(f"{file} does not fit {run.config}: {str(error).splitlines()[0]}") from error
     criterion = RateDistortionLoss(**config.criterion.model_dump())
-    return Subject(file, config.model.name, evaluation_copy(model), criterion, run)
+    return Subject(file, config.model.name, evaluation_copy(model), criterion, run, criterion)
 
 
 def _config(run: RunFolder) -> Config:

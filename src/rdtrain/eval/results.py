@@ -30,12 +30,14 @@ def result(name: str, mean: Row, lmbda: float | None, meta: dict[str, Any]) -> d
         name: of the model.
         mean: over the images, by ledger name.
         lmbda: that the model was trained with, if known.
-        meta: what was evaluated, on what.
+        meta: what was evaluated, on what; `n_images`, and `ms_ssim_images` that are large enough for MS-SSIM.
 
     Returns:
         The content of the JSON file; times are seconds an image, of network and coder together.
     """
     own = {key: mean[source] for key, source in _COMPRESSAI.items() if source in mean}
+    if meta["ms_ssim_images"] < meta["n_images"]:  # a point of the rate-distortion plane is of the same images
+        own.pop("ms-ssim-rgb", None)
     times = {key: sum(mean[part] for part in parts) / 1000 for key, parts in _SECONDS.items()}
     known = {} if lmbda is None else {"lmbda": lmbda}
     results = {metric: [value] for metric, value in (own | times | known | dict(mean)).items()}

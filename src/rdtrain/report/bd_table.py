@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rdtrain.report.bd import DRAWS, PerImage, difference, interval
+from rdtrain.report.bd import BD, DRAWS, Array, PerImage, difference, interval
 from rdtrain.report.figures import slug
 from rdtrain.report.measurements import of_images
 from rdtrain.report.rd import RDCurve
@@ -17,9 +16,13 @@ from rdtrain.report.tables import NOT_MEASURED, Table
 
 _QUANTITY = {"psnr": "psnr", "ms-ssim": "ms_ssim"}
 _UNIT = {"psnr": "BD-PSNR [dB]", "ms-ssim": "BD-MS-SSIM [dB]"}
+MIN_POINTS = 4
+"""Bjontegaard's method is made for curves of four; through fewer, what lies between the points is a guess."""
+MIN_OVERLAP = 0.2
+"""Least common share of the quality; less compares the end of one curve with the beginning of another."""
 _NOTE = (
     f"Interval: 95 % bootstrap over images, {DRAWS} draws; paired where both curves were measured image by image, "
-    "else with the anchor fixed, which makes it too wide. Fewer than four points make a poor curve."
+    "else with the anchor fixed, which makes it too wide."
 )
 
 
@@ -68,7 +71,7 @@ def _row(curve: RDCurve, anchor: RDCurve | Reference, metric: str) -> list[str]:
     points = f"{curve.bpp.shape[0]} and {anchor.bpp.shape[0]}"
     names = [curve.name, _anchor_name(anchor), points]
     try:
-        found = difference(_means(anchor, metric), _means(curve, metric))
+        found = _difference(_means(anchor, metric), _means(curve, metric))
     except ValueError as reason:
         return [*names, f"none: {reason}", *[NOT_MEASURED] * 5]
     low, high = found.quality_range
@@ -77,7 +80,16 @@ def _row(curve: RDCurve, anchor: RDCurve | Reference, metric: str) -> list[str]:
     return [*names, f"{found.rate:+.2f}", _interval(curve, anchor, metric), f"{found.quality:+.3f}", *shares]
 
 
-def _means(curve: RDCurve | Reference, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _difference(anchor: tuple[Array, Array], test: tuple[Array, Array]) -> BD:
+    found = difference(anchor, test)
+    if found.overlap < MIN_OVERLAP:
+        raise ValueError(f"the curves share only {100 * found.overlap:.0f} % of their quality")
+    if min(anchor[0].size, test[0].size) < MIN_POINTS:
+        raise ValueError(f"a curve has fewer than {MIN_POINTS} points")
+    return found
+
+
+def _means(curve: RDCurve | Reference, metric: str) -> tuple[Array, Array]:
     if isinstance(curve, Reference):
         return curve.bpp, curve.quality(metric)
     return curve.bpp[:, 1], curve.quality[:, 1]

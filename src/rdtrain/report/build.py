@@ -12,10 +12,9 @@ from rdtrain.report import references as published
 from rdtrain.report.bd_table import bd_table
 from rdtrain.report.contours import contour_figure, lambdas_figure
 from rdtrain.report.curve_figures import loss_figures, lr_figure
-from rdtrain.report.evaluations import Evaluation
 from rdtrain.report.figures import Plot
 from rdtrain.report.html import Section
-from rdtrain.report.measurements import Measurement, mean_of, of_evaluation, of_run
+from rdtrain.report.measurements import Measurement, mean_of
 from rdtrain.report.naming import conv_name, curve_names, model_title, settings_table
 from rdtrain.report.plane import METRICS
 from rdtrain.report.rd import RDCurve, rd_curves, rd_figure
@@ -42,35 +41,6 @@ class Options:
     references: Sequence[str] | None = None
     lmbdas: Sequence[float] = ()
     baseline: str | None = None
-
-
-def measure(runs: Sequence[Run], evaluations: Sequence[Evaluation], names: dict[Path, str]) -> list[Measurement]:
-    """Collect what was measured; an evaluation of a run replaces what the run measured on the same images.
-
-    Args:
-        runs: the runs.
-        evaluations: result files, those in a run's folder or with its run id belong to that run.
-        names: of the runs' curves.
-
-    Returns:
-        The measurements of the runs in their order, then those of other evaluations.
-    """
-    found: dict[tuple[str, str], list[Measurement]] = {}
-    for run in runs:
-        own = of_run(run, names[run.folder])
-        if own:
-            found[str(run.folder), own.dataset] = [own]
-    for evaluation in evaluations:
-        evaluated = next((run for run in runs if _belongs(evaluation, run)), None)
-        source = str(evaluated.folder if evaluated else evaluation.file)
-        curve = names[evaluated.folder] if evaluated else ""
-        found[source, evaluation.dataset] = of_evaluation(evaluation, evaluated, curve)
-    return [one for group in found.values() for one in group]
-
-
-def _belongs(evaluation: Evaluation, run: Run) -> bool:
-    run_id = run.summary.get("run_id")
-    return run.folder in evaluation.file.parents or (run_id is not None and evaluation.meta.get("run_id") == run_id)
 
 
 def sections(runs: Sequence[Run], measurements: Sequence[Measurement], options: Options) -> list[Section]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,8 +98,9 @@ def _list_references() -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from rdtrain.report.build import Options, measure, sections
+    from rdtrain.report.build import Options, sections
     from rdtrain.report.evaluations import find_evaluations
+    from rdtrain.report.gather import measure
     from rdtrain.report.measurements import from_file
     from rdtrain.report.naming import curve_names
     from rdtrain.report.runs import find_runs, notes
@@ -106,8 +108,8 @@ def _report(arguments: argparse.Namespace) -> None:
 
     if not arguments.sources and arguments.points is None:
         raise UserError("nothing to report; give run folders or a folder of runs, or --points FILE.")
-    if any(not lmbda > 0 for lmbda in arguments.lmbda):
-        raise UserError(f"--lmbda {' '.join(map(str, arguments.lmbda))}: lambdas are above 0.")
+    if any(not 0 < lmbda < math.inf for lmbda in arguments.lmbda):
+        raise UserError(f"--lmbda {' '.join(map(str, arguments.lmbda))}: lambdas are finite and above 0.")
     given = from_file(arguments.points, arguments.dataset) if arguments.points else []
     runs, problems = find_runs(arguments.sources)
     evaluations, unread = find_evaluations(arguments.sources)
@@ -123,7 +125,11 @@ def _report(arguments: argparse.Namespace) -> None:
     made = sections(runs, measurements, options)
     for problem in problems:
         print(f"rdtrain-report: {problem}", file=sys.stderr)
-    said = [*problems, *(note for run in runs for note in notes(run))]
+    said = [
+        *problems,
+        *(note for run in runs for note in notes(run)),
+        *(note for one in evaluations for note in one.notes()),
+    ]
     write(arguments.out, said, made, measurements)
 
 

@@ -26,7 +26,15 @@ from rdtrain.report.figures import (
     slug,
 )
 from rdtrain.report.measurements import PATHS, Measurement
-from rdtrain.report.plane import LOSS_LABEL, QUALITY_LABEL, RDPoint, contour_quality, contour_slope, loss_at
+from rdtrain.report.plane import (
+    LOSS_LABEL,
+    OF_MEAN_LABEL,
+    QUALITY_LABEL,
+    RDPoint,
+    contour_quality,
+    contour_slope,
+    loss_at,
+)
 from rdtrain.report.rd import draw_references
 from rdtrain.report.references import Reference
 
@@ -156,8 +164,16 @@ def _caption(marked: Sequence[Marked], lmbda: float, metric: str) -> str:
         f"Contours of equal loss for λ = {lmbda:g}; losses fall towards the upper left. "
         f"{'; '.join(map(_text, marked))}. At {lowest.label} a contour rises by {slope:.2f} dB per bit/pixel."
     )
-    mean = " PSNR is that of the mean MSE where it was measured, so that L is the loss of the training."
-    return said + (mean if metric == "psnr" else "")
+    mean = (
+        " PSNR is that of the mean MSE, so that L is the loss of the training. Published curves are means of the"
+        " images' dB, which are higher: compare them with the small crosses."
+    )
+    return said + (mean if _of_mean(marked, metric) else "")
+
+
+def _of_mean(marked: Sequence[Marked], metric: str) -> bool:
+    # Whether points lie elsewhere than their mean of the images' dB, the quality of the published curves.
+    return any(one.point.quality(metric, of_mean=True) != one.point.quality(metric) for one in marked)
 
 
 def _draw_contours(
@@ -170,13 +186,18 @@ def _draw_contours(
 ) -> None:
     losses = levels(max(one.loss for one in marked))
     axes.contour(*loss_grid(lmbda, metric, window), levels=losses, colors="#c8c8c8", linewidths=0.4)
-    draw_references(axes, references, metric)
+    of_mean = _of_mean(marked, metric)
+    draw_references(axes, references, metric, ", mean of dB" if of_mean else "")
     rates = np.linspace(window[0], window[1], 400)
     for one in marked:
         through = contour_quality(rates, one.loss, lmbda, metric)
         axes.plot(rates, through, color=one.colour, lw=0.8, ls="-" if one.point.path == "real" else (0, (4, 2)))
         _mark(axes, one, metric)
-    axes.set(xlim=window[:2], ylim=window[2:], xlabel="rate [bit/pixel]", ylabel=QUALITY_LABEL[metric])
+        if of_mean and references:
+            label = f"{one.curve}, mean of dB"
+            axes.plot(one.point.bpp, one.point.quality(metric), ls="", marker="x", ms=4, color=one.colour, label=label)
+    ylabel = (OF_MEAN_LABEL if of_mean else QUALITY_LABEL)[metric]
+    axes.set(xlim=window[:2], ylim=window[2:], xlabel="rate [bit/pixel]", ylabel=ylabel)
 
 
 def _mark(axes: Axes, one: Marked, metric: str) -> None:
@@ -255,4 +276,8 @@ def lambdas_figure(references: Sequence[Reference], metric: str) -> Plot | None:
     caption = (
         "For each lambda the contour through the point trained with it (bold), and those of 15 % less and more loss."
     )
+    if metric == "psnr":
+        caption += (
+            " L is made of the published mean of the images' dB; that of the mean MSE, the training's, is higher."
+        )
     return Plot(slug(f"contours-{metric}-all-lambdas-{curve.dataset}"), caption, figure)

@@ -142,20 +142,6 @@ def crossover(ahead: tuple[Array, Array], behind: tuple[Array, Array], levels: i
     return Crossover(float(losses[i]), float(first[0, i]), float(first[1, i]))
 
 
-def final_loss(run: Run, loader: str = "valid") -> float:
-    """The loss at the end of a run.
-
-    Args:
-        run: the run.
-        loader: of which images.
-
-    Returns:
-        The last measured value of `loss/forward/unclamped`; NaN when there is none.
-    """
-    _, loss = run.series(loader, LOSS)
-    return float(loss[-1]) if loss.size else float("nan")
-
-
 def learning_rate(run: Run) -> tuple[Array, Array]:
     """The learning rate of the network over the epochs.
 
@@ -179,8 +165,10 @@ def first_drop(run: Run) -> float:
         run: the run.
 
     Returns:
-        The epoch; NaN when the rate never fell.
+        The epoch; NaN when the rate never fell, or where it falls by plan and not at a plateau.
     """
+    if not str(run.setting("scheduler.net._target_", "")).endswith("ReduceLROnPlateau"):
+        return float("nan")
     epochs, lr = learning_rate(run)
     dropped = np.flatnonzero(np.diff(lr) < 0)
     return float(epochs[dropped[0] + 1]) if dropped.size else float("nan")

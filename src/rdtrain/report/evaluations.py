@@ -19,6 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rdtrain.report.columns import number
+from rdtrain.report.image_sets import ImageSet
+from rdtrain.report.plane import rd_lmbda
+
 # What CompressAI's names mean in the ledger; it measures real bitstreams and does not say how it treats x_hat.
 LEDGER_NAMES = {
     "bpp": "bpp/real",
@@ -55,9 +59,63 @@ class Evaluation:
     images: list[dict[str, NDArray[Any]]]
 
     @property
-    def dataset(self) -> str:
-        """The images that it was measured on."""
-        return str(self.meta.get("dataset", "unknown images"))
+    def image_set(self) -> ImageSet:
+        """The images that it was measured on, without those that failed."""
+        count, failed, most = (self.meta.get(key) for key in ("n_images", "failed", "max_images"))
+        missing = len(failed) if isinstance(failed, dict) else 0
+        total = count + missing if isinstance(count, int) and not (most and count + missing >= most) else None
+        layout = str(self.meta.get("dataset", "unknown images"))
+        return ImageSet(
+            layout, count if isinstance(count, int) else None, total, str(self.meta.get("fingerprint") or "")
+        )
+
+    @property
+    def checkpoint(self) -> str:
+        """Name of the weights' file without its ending, such as `best`; empty when the file does not say."""
+        return Path(str(self.meta.get("checkpoint") or "")).stem
+
+    @property
+    def weights(self) -> str:
+        """What tells the weights from others: their hash, else their file."""
+        return str(self.meta.get("weights_id") or self.meta.get("checkpoint") or self.file)
+
+    @property
+    def metric(self) -> str:
+        """The quality that the model was trained for: `psnr` or `ms-ssim`."""
+        named = self._training.get("metric", self.meta.get("opt_metric"))
+        return "ms-ssim" if "ms-ssim" in str(named) else "psnr"
+
+    @property
+    def lmbda(self) -> NDArray[np.float64]:
+        """Weight of D in R + lmbda * scale * D that each point was trained with, shape (P,), NaN when unknown."""
+        points = self.results["bpp/real"].size
+        if "lmbda" in self._training:
+            own = number(self._training["lmbda"])
+            return np.full(points, rd_lmbda(own, str(self._training.get("form")), self.metric))
+        return self.results.get("lmbda", np.full(points, np.nan))
+
+    @property
+    def _training(self) -> dict[str, Any]:
+        # The run's own criterion, which `rdtrain-eval --lmbda` does not change.
+        training = self.meta.get("trained_with")
+        return training if isinstance(training, dict) else {}
+
+    def notes(self) -> list[str]:
+        """What a reader must know before trusting the figures.
+
+        Returns:
+            Sentences about images that failed or were too small for MS-SSIM, and about a lambda that was typed.
+        """
+        said = []
+        failed, few = self.meta.get("failed"), self.meta.get("ms_ssim_images")
+        if isinstance(failed, dict) and failed:
+            said.append(f"{self.file.name}: {len(failed)} images failed and are in no mean: {', '.join(failed)}.")
+        if few is not None and few != self.meta.get("n_images"):
+            count = f"{few} of {self.meta.get('n_images')} images"
+            said.append(f"{self.file.name}: only {count} are large enough for MS-SSIM, which is left out.")
+        if self.meta.get("lmbda_typed") and self._training:
+            said.append(f"{self.file.name}: its losses are of a typed lambda; here they are of the training's.")
+        return said
 
 
 def find_evaluations(paths: Iterable[Path]) -> tuple[list[Evaluation], list[str]]:

@@ -35,6 +35,7 @@ class Measurement:
         points: its points, at most one for each path and variant.
         images: the images' names under `image`, ledger name to one value an image, all (I,); empty when not known.
         metric: the quality that it was trained for, which its lmbda belongs to: `psnr` or `ms-ssim`.
+        weights: which ones were measured, `best`, `last` or another checkpoint; empty when unknown.
     """
 
     curve: str
@@ -44,6 +45,7 @@ class Measurement:
     points: tuple[RDPoint, ...]
     images: dict[str, NDArray[Any]] = field(default_factory=dict)
     metric: str = "psnr"
+    weights: str = ""
 
     @property
     def full_label(self) -> str:
@@ -128,7 +130,8 @@ def of_run(run: Run, curve: str) -> Measurement | None:
         if measured.size:
             row = int(measured[-1])
             points = _points({name: float(values[row]) for name, values in run.columns["infer"].items()})
-            return Measurement(curve, _label(run, curve), run.dataset, run.lmbda, points, metric=run.metric)
+            label = _label(run, curve, "last")
+            return Measurement(curve, label, run.dataset, run.lmbda, points, metric=run.metric, weights="last")
     return None
 
 
@@ -145,20 +148,25 @@ def of_evaluation(evaluation: Evaluation, run: Run | None = None, curve: str = "
     """
     results = evaluation.results
     curve = curve or evaluation.name
-    metric = run.metric if run else "ms-ssim" if "ms-ssim" in str(evaluation.meta.get("opt_metric")) else "psnr"
+    metric = run.metric if run else evaluation.metric
+    all_have_ms_ssim = evaluation.meta.get("ms_ssim_images") == evaluation.meta.get("n_images")
+    if "ms_ssim_images" in evaluation.meta and not all_have_ms_ssim:  # its rates are those of other images
+        results = {name: values for name, values in results.items() if not name.startswith("ms_ssim")}
     found = []
     for i in range(results["bpp/real"].size):
-        lmbda = float(results["lmbda"][i]) if "lmbda" in results else run.lmbda if run else NAN
+        lmbda = run.lmbda if run else float(evaluation.lmbda[i])
         points = _points({name: float(values[i]) for name, values in results.items()})
         images = evaluation.images[i] if evaluation.images else {}
-        numbered = evaluation.name if np.isfinite(lmbda) else f"{evaluation.name} {i + 1}"
-        label = _label(run, curve) if run else numbered
-        found.append(Measurement(curve, label, evaluation.dataset, lmbda, points, images, metric))
+        numbered = curve if np.isfinite(lmbda) else f"{curve} {i + 1}"
+        weights = evaluation.checkpoint if run else ""
+        label = _label(run, curve, weights) if run else numbered
+        dataset = evaluation.image_set.name
+        found.append(Measurement(curve, label, dataset, lmbda, points, images, metric, weights))
     return found
 
 
-def _label(run: Run, curve: str) -> str:
-    return f"{curve}, seed {run.setting('seed', '?')}"
+def _label(run: Run, curve: str, weights: str) -> str:
+    return ", ".join(filter(None, [curve, f"seed {run.setting('seed', '?')}", weights]))
 
 
 def _points(values: dict[str, float]) -> tuple[RDPoint, ...]:

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from rdtrain.errors import UserError
 
 METRICS = ("psnr", "ms-ssim")
-QUALITY_LABEL = {"psnr": "PSNR (RGB) [dB]", "ms-ssim": "MS-SSIM (RGB) [dB]"}
+QUALITY_LABEL = {"psnr": "PSNR (RGB), mean over images [dB]", "ms-ssim": "MS-SSIM (RGB) [dB]"}
+OF_MEAN_LABEL = {**QUALITY_LABEL, "psnr": "PSNR (RGB) of the mean MSE [dB]"}
 LOSS_LABEL = {"psnr": "L = R + λ·255²·MSE", "ms-ssim": "L = R + λ·(1 - MS-SSIM)"}
 NAN = float("nan")
 
@@ -65,6 +66,20 @@ class RDPoint:
             R + lmbda * scale * D, with D from the mean MSE where it was measured.
         """
         return float(loss_at(self.bpp, self.quality(metric, of_mean=True), lmbda, metric))
+
+
+def rd_lmbda(lmbda: float, form: str, metric: str) -> float:
+    """The lambda of R + lmbda * scale * D.
+
+    Args:
+        lmbda: of the training.
+        form: of the training's loss, `rd`, or `dr` for D + lmbda * R.
+        metric: `psnr` or `ms-ssim`.
+
+    Returns:
+        The same lambda for `rd`, 1 / (lmbda * scale) for `dr`.
+    """
+    return 1 / (lmbda * scale(metric)) if form == "dr" else lmbda
 
 
 def ms_ssim_db(ms_ssim: ArrayLike) -> NDArray[np.float64]:

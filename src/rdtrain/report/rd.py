@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,6 +43,11 @@ class RDCurve:
     def seeds(self) -> int:
         """The largest number of measurements behind one point."""
         return max(map(len, self.members))
+
+    @property
+    def weights(self) -> str:
+        """Which checkpoints were measured: `best`, `last`, both, or empty when unknown."""
+        return " and ".join(sorted({one.weights for members in self.members for one in members} - {""}))
 
 
 def rd_curves(measurements: Sequence[Measurement], metric: str, path: str, variant: str | None = None) -> list[RDCurve]:
@@ -132,28 +138,30 @@ def rd_figure(
     seeds = max(curve.seeds for curve in curves)
     band = f" Mean of up to {seeds} seeds; band and bars from the smallest to the largest." if seeds > 1 else ""
     shown = ", ".join(f"{path}: {variant}" for path, variant in SHOWN.items())
-    caption = f"Rate-distortion curves on {dataset} (reconstructions {shown}).{band} {remark}".strip()
+    weights = " In brackets: the best checkpoint, or the last one." if any(curve.weights for curve in curves) else ""
+    caption = f"Rate-distortion curves on {dataset} (reconstructions {shown}).{band}{weights} {remark}".strip()
     return Plot(slug(f"rd-{metric}-{dataset}"), caption, figure)
 
 
-def draw_references(axes: Axes, references: Sequence[Reference], metric: str) -> None:
+def draw_references(axes: Axes, references: Sequence[Reference], metric: str, remark: str = "") -> None:
     """Draw published curves as thin broken lines.
 
     Args:
         axes: where to.
         references: the curves.
         metric: `psnr` or `ms-ssim`.
+        remark: for the legend, such as that their quality is another average than the panel's.
     """
     for i, curve in enumerate(references):
         (style, marker), colour = _STYLES[i % len(_STYLES)], GREYS[i // len(_STYLES) % len(GREYS)]
-        axes.plot(
-            curve.bpp, curve.quality(metric), ls=style, color=colour, lw=1, marker=marker, ms=4, label=curve.legend
-        )
+        look: dict[str, Any] = {"ls": style, "color": colour, "lw": 1, "marker": marker, "ms": 4}
+        axes.plot(curve.bpp, curve.quality(metric), label=f"{curve.legend}{remark}", **look)
 
 
 def _draw(axes: Axes, curve: RDCurve, colour: str) -> None:
     (low_x, x, high_x), (low_y, y, high_y) = curve.bpp.T, curve.quality.T
     real = curve.path == "real"
+    weights = f" ({curve.weights})" if curve.weights else ""
     axes.plot(
         x,
         y,
@@ -163,12 +171,13 @@ def _draw(axes: Axes, curve: RDCurve, colour: str) -> None:
         marker=MARKER[curve.path],
         ms=5,
         mfc=colour if real else "white",
-        label=f"{curve.name}, {'real bitstreams' if real else 'forward pass'}",
+        label=f"{curve.name}, {'real bitstreams' if real else 'forward pass'}{weights}",
         zorder=3,
     )
     if curve.seeds > 1:
         axes.fill_between(x, low_y, high_y, color=colour, alpha=0.15, lw=0)
-        axes.errorbar(x, y, xerr=[x - low_x, high_x - x], fmt="none", ecolor=colour, elinewidth=0.8)
+        bars: dict[str, Any] = {"xerr": np.stack([x - low_x, high_x - x]), "yerr": np.stack([y - low_y, high_y - y])}
+        axes.errorbar(x, y, **bars, fmt="none", ecolor=colour, elinewidth=0.8)
 
 
 def _limits(axes: Axes, curves: Sequence[RDCurve]) -> None:

@@ -13,13 +13,12 @@ from rdtrain.report.contours import loss_grid
 from rdtrain.report.figures import COLOURS, MARKER, Plot, legend_below, new_figure
 from rdtrain.report.measurements import PATHS, SHOWN
 from rdtrain.report.naming import conv_name, model_title
-from rdtrain.report.plane import LOSS_LABEL, QUALITY_LABEL, contour_quality, loss_at, ms_ssim_db
+from rdtrain.report.plane import LOSS_LABEL, OF_MEAN_LABEL, QUALITY_LABEL, contour_quality, loss_at, ms_ssim_db
 from rdtrain.report.rd import draw_references
 from rdtrain.report.references import Reference
 from rdtrain.report.runs import Run
 
 Array = NDArray[np.float64]
-_LABEL = {**QUALITY_LABEL, "psnr": f"{QUALITY_LABEL['psnr'].replace(' [', ' of the mean MSE [')}"}
 _CLEAR = 70  # points of the path nearer than this are named once, hundredths of an inch
 _LOSSES = 24  # contours in the panel
 
@@ -36,18 +35,19 @@ def about(run: Run) -> str:
     return f"{model_title([run])}, {conv_name(run)}, λ = {run.lmbda:g}, seed {run.setting('seed', '?')}"
 
 
-def path_of(run: Run, path: str) -> tuple[Array, Array, Array]:
+def path_of(run: Run, path: str, of_mean: bool = True) -> tuple[Array, Array, Array]:
     """The points of every infer pass.
 
     Args:
         run: the run.
         path: `forward` or `real`.
+        of_mean: the PSNR of the mean MSE, which the loss is made of, instead of the images' mean PSNR.
 
     Returns:
-        Epoch, bits per pixel and quality in dB of the passes that measured them, (P,) each. Quality is what the loss is
-        made of: the PSNR of the mean MSE, or the MS-SSIM, of the unclamped forward and the clamped real images.
+        Epoch, bits per pixel and quality in dB of the passes that measured them, (P,) each: PSNR, or the MS-SSIM of a
+        run that was trained for it, of the unclamped forward and the clamped real images.
     """
-    quantity = "psnr_of_mean_mse" if run.metric == "psnr" else "ms_ssim"
+    quantity = ("psnr_of_mean_mse" if of_mean else "psnr") if run.metric == "psnr" else "ms_ssim"
     quality = run.column("infer", f"{quantity}/{path}/{SHOWN[path]}")
     quality = quality if run.metric == "psnr" else ms_ssim_db(quality)
     epoch, bpp = run.column("infer", "epoch"), run.column("infer", f"bpp/{path}")
@@ -56,7 +56,9 @@ def path_of(run: Run, path: str) -> tuple[Array, Array, Array]:
 
 
 def rd_path_figure(run: Run) -> Plot | None:
-    """Draw the path over published curves, with the contour of equal loss through each last point.
+    """Draw the path over published curves, and beside it with the contour of equal loss through each last point.
+
+    Published PSNR is the mean of the images' dB, losses are made of the mean MSE: each panel has one of the two.
 
     Args:
         run: a run with infer passes.
@@ -71,12 +73,13 @@ def rd_path_figure(run: Run) -> Plot | None:
     figure, (whole, close) = new_figure("", 13, 6.2, columns=2)
     figure.suptitle(f"Rate and distortion on {run.dataset}, epoch {run.epochs}\n{about(run)}", fontsize=11)
     draw_references(whole, curves, run.metric)
-    for axes, shown in ((whole, curves), (close, [])):
-        _fit(axes, list(paths.values()), shown, run.metric)
-        _draw_contours(axes, paths, run)
-        for path, colour in zip(paths, COLOURS, strict=False):
-            _draw_path(axes, path, paths[path], colour)
-        axes.set(xlabel="rate [bit/pixel]", ylabel=_LABEL[run.metric])
+    means = {path: path_of(run, path, of_mean=False) for path in paths}
+    for axes, drawn, shown, label in ((whole, means, curves, QUALITY_LABEL), (close, paths, [], OF_MEAN_LABEL)):
+        _fit(axes, list(drawn.values()), shown, run.metric)
+        for path, colour in zip(drawn, COLOURS, strict=False):
+            _draw_path(axes, path, drawn[path], colour)
+        axes.set(xlabel="rate [bit/pixel]", ylabel=label[run.metric])
+    _draw_contours(close, paths, run)
     whole.set_title(remark, fontsize=9)
     close.set_title(f"around the path; contours of equal {LOSS_LABEL[run.metric]}", fontsize=9)
     _name_epochs(close, *paths[PATHS[0]])

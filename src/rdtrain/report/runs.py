@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import yaml
 
 from rdtrain.errors import UserError
 from rdtrain.report.columns import Column, UnreadableRun, first_line, number, read_columns
+from rdtrain.report.image_sets import ImageSet
+from rdtrain.report.plane import rd_lmbda
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class Run:
         summary: `summary.json`, or an empty dict when the run has not written it.
         columns: for each loader the columns of `metrics.csv`, float64, NaN where nothing was measured; all columns
             of a loader have one value an epoch.
+        environment: `environment.json`, or an empty dict when there is none.
     """
 
     folder: Path
     config: dict[str, Any]
     summary: dict[str, Any]
     columns: dict[str, dict[str, Column]]
+    environment: dict[str, Any] = field(default_factory=dict)
 
     def setting(self, key: str, default: Any = None) -> Any:
         """Look up a dotted key of the configuration.
@@ -59,10 +63,7 @@ class Run:
     @property
     def lmbda(self) -> float:
         """Weight of the distortion in R + lmbda * scale * D, whichever form of the loss was trained; NaN if unknown."""
-        lmbda = number(self.setting("criterion.lmbda"))
-        if self.setting("criterion.form") != "dr":
-            return lmbda
-        return 1 / (lmbda * (255**2 if self.metric == "psnr" else 1))
+        return rd_lmbda(number(self.setting("criterion.lmbda")), str(self.setting("criterion.form")), self.metric)
 
     @property
     def metric(self) -> str:
@@ -70,9 +71,23 @@ class Run:
         return "ms-ssim" if self.setting("criterion.metric") == "ms-ssim" else "psnr"
 
     @property
+    def image_set(self) -> ImageSet:
+        """The images of the infer loader."""
+        layout = str(self.setting("dataset.infer_name") or self.setting("dataset.name", "unknown images"))
+        most = self.setting("infer.max_images")
+        data = self.environment.get("data")
+        found = data.get("infer", {}) if isinstance(data, dict) else {}
+        there = found.get("images")
+        if most is None:
+            return ImageSet(layout, there, there, str(found.get("fingerprint", "")))
+        if there is None or there > most:
+            return ImageSet(layout, most)
+        return ImageSet(layout, there, None if there == most else there, str(found.get("fingerprint", "")))
+
+    @property
     def dataset(self) -> str:
-        """The layout name of the images of the infer loader."""
-        return str(self.setting("dataset.infer_name") or self.setting("dataset.name", "unknown images"))
+        """The name of these images."""
+        return self.image_set.name
 
     @property
     def status(self) -> str:
@@ -176,13 +191,17 @@ def read_run(folder: Path) -> Run:
         )
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        summary_file = folder / "summary.json"
-        summary = json.loads(summary_file.read_text(encoding="utf-8")) if summary_file.is_file() else {}
+        summary, environment = (_read_json(folder / name) for name in ("summary.json", "environment.json"))
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise UnreadableRun(f"{folder}: left out, {first_line(error)}.") from error
-    if not isinstance(config, dict) or not isinstance(summary, dict):
-        raise UnreadableRun(f"{folder}: left out, config.yaml or summary.json is not a mapping of keys to values.")
-    return Run(folder, config, summary, read_columns(folder / "metrics.csv"))
+    if not all(isinstance(one, dict) for one in (config, summary, environment)):
+        files = "config.yaml, summary.json or environment.json"
+        raise UnreadableRun(f"{folder}: left out, {files} is not a mapping of keys to values.")
+    return Run(folder, config, summary, read_columns(folder / "metrics.csv"), environment)
+
+
+def _read_json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def notes(run: Run) -> list[str]:

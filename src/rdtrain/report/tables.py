@@ -158,7 +158,11 @@ def ledger_table(measurements: Sequence[Measurement], metric: str, lmbda: float 
         gains = [clamp_gain(one), clamp_gain(one, of_mean=True)] if metric == "psnr" else []
         rows.append([*cells, f"{ratio:+.3f}" if forward and real else NOT_MEASURED, *map(fixed, gains)])
     shown = ", ".join(f"{path} {variant}" for path, variant in SHOWN.items())
-    note = f"Reconstructions: {shown}. {_LOSS_NOTE[metric]}"
+    lossless = [i for i, name in enumerate(header) if name in ("λ", *(f"{path} L" for path in PATHS))]
+    none = all(row[i] == NOT_MEASURED for row in rows for i in lossless)
+    if rows and none:  # all models were trained for another quality
+        header, *rows = [[cell for i, cell in enumerate(row) if i not in lossless] for row in (header, *rows)]
+    note = f"Reconstructions: {shown}.{'' if none else f' {_LOSS_NOTE[metric]}'}"
     datasets = " ".join(dict.fromkeys(one.dataset for one in measurements))
     return Table(slug(f"ledger-{metric}-{datasets}"), "Forward pass against real bitstreams", header, rows, note)
 
@@ -214,13 +218,14 @@ def speed_table(runs: Sequence[Run], names: dict[Path, str], baseline: str) -> T
         baseline: the curve whose last loss is the target, for each lambda; loss curves are means over seeds.
 
     Returns:
-        One row for each curve and lambda that the baseline was trained with.
+        One row for each curve and lambda that the baseline and another curve were trained with.
     """
     groups = by_configuration(runs, names)
     rows = []
     for (name, lmbda), members in groups.items():
         base = groups.get((baseline, lmbda))
-        if base is None or (target := band(base, "valid", LOSS, "step")) is None:
+        alone = not any(other != baseline and at == lmbda for other, at in groups)
+        if base is None or alone or (target := band(base, "valid", LOSS, "step")) is None:
             continue
         cells = [name, f"{lmbda:g}", fixed(target.mean[-1])]
         for against in ("step", "time/elapsed_s"):

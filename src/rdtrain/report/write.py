@@ -69,13 +69,19 @@ def compressai_results(curve: RDCurve, dataset: str) -> dict[str, object]:
     """A curve in the format of CompressAI's results folder.
 
     Args:
-        curve: the curve; points of several seeds are means.
+        curve: the curve; points of several seeds are means. As 8-bit files, which is what the metrics' names mean in
+            CompressAI and in `rdtrain-eval`, where all points were measured so.
         dataset: name of the images.
 
     Returns:
-        name, description, meta, and results with bpp, and psnr-rgb, ms-ssim-rgb and lmbda where all points have them.
+        name, description, meta with the variant of the reconstructions, and results with bpp, and psnr-rgb, ms-ssim-rgb
+        and lmbda where all points have them.
     """
-    points = [point for members in curve.members if (point := mean_of(members).point(curve.path))]
+    means = [mean_of(members) for members in curve.members]
+    points = [point for one in means if (point := one.point(curve.path, "8bit"))]
+    if len(points) < len(means) or any(point.variant != "8bit" for point in points):
+        points = [point for one in means if (point := one.point(curve.path))]
+    variant = "/".join(sorted({point.variant or "unknown" for point in points}))
     results = {
         "bpp": [point.bpp for point in points],
         "psnr-rgb": [point.psnr for point in points],
@@ -83,5 +89,6 @@ def compressai_results(curve: RDCurve, dataset: str) -> dict[str, object]:
         "lmbda": curve.lmbda.tolist(),
     }
     known = {name: values for name, values in results.items() if all(map(math.isfinite, values))}
-    meta = {"dataset": dataset, "type": "image", "made_by": REPORT}
-    return {"name": curve.name, "description": "mean over the images, real bitstreams", "meta": meta, "results": known}
+    meta = {"dataset": dataset, "type": "image", "made_by": REPORT, "variant": variant}
+    description = f"mean over the images, real bitstreams, {variant} reconstructions"
+    return {"name": curve.name, "description": description, "meta": meta, "results": known}

@@ -196,6 +196,9 @@ def test_command_says_which_device_differs(
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess(args, 0, answer, b""))
     assert main([str(stock), "--model", MODEL, "--cross-check", str(forge())]) == 1
     assert "other pixels here (cpu x86_64) than at the encoder (cuda H100)" in capsys.readouterr().err
+    answer = answer.replace(b"cuda H100", b"cpu x86_64")
+    assert main([str(stock), "--model", MODEL, "--cross-check", str(forge())]) == 1
+    assert "the same (cpu x86_64): it is damaged or forged" in capsys.readouterr().err
 
 
 def test_mistakes_of_the_command(forge: Forge, stock: Path, capsys: pytest.CaptureFixture[str]) -> None:

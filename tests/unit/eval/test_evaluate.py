@@ -78,7 +78,14 @@ def test_lambda_of_the_command_goes_before_that_of_the_run(run: RunFolder, photo
     assert other is not None and (other.lmbda, other.metric, other.form) == (0.5, "mse", subject.criterion.form)
     assert main([str(run.path), *of(photographs, "--max-images", "1", "--out", str(tmp_path), "--lmbda", "0.5")]) == 0
     (result,) = tmp_path.glob("*.json")
-    assert json.loads(result.read_text())["results"]["lmbda"] == [0.5]
+    content = json.loads(result.read_text())
+    assert content["results"]["lmbda"] == [0.5] and content["meta"]["lmbda_typed"] is True
+    assert content["meta"]["trained_with"]["lmbda"] == subject.criterion.lmbda
+    assert (content["meta"]["n_images"], content["meta"]["max_images"], len(content["meta"]["fingerprint"])) == (
+        1,
+        1,
+        64,
+    )
 
 
 def test_compressais_plot_program_reads_the_result(stock: Path, photographs: Path, tmp_path: Path) -> None:
@@ -110,7 +117,7 @@ def test_run_is_evaluated_into_its_folder_and_the_report_reads_it(run: RunFolder
     assert main([str(run.path), *of(photographs, "--max-images", "1")]) == 0
     evaluation = read_evaluation(run.path / "eval-image_folder.json")
     assert evaluation is not None
-    assert evaluation.dataset == "image_folder" and evaluation.meta["run_id"] == run.id
+    assert evaluation.image_set.name == "image_folder (1 images)" and evaluation.meta["run_id"] == run.id
     lmbda, mean = float(evaluation.results["lmbda"][0]), evaluation.results
     loss = lmbda * 255**2 * mean["mse/real/clamped"][0] + mean["bpp/real"][0]
     assert mean["loss/real/clamped"][0] == pytest.approx(loss, rel=1e-6)

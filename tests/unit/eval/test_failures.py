@@ -140,3 +140,27 @@ def test_diverged_model_is_told(tmp_path: Path, photographs: Path, capsys: pytes
     assert run(tmp_path / "huge.pth", photographs, tmp_path) == 2
     assert "has diverged" in capsys.readouterr().err
     assert not (tmp_path / "huge-eval-image_folder.json").exists()
+
+
+def test_means_of_some_images_are_told(stock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "images"
+    small(folder / "a.png")
+    Image.effect_noise((192, 176), 50).convert("RGB").save(folder / "b.png")
+    assert run(stock, folder, tmp_path, "--lmbda", "9", "--metric", "ms-ssim") == 0
+    content = json.loads((tmp_path / f"{RESULT}.json").read_text())
+    assert (content["meta"]["n_images"], content["meta"]["ms_ssim_images"]) == (2, 1)
+    assert not any(name.startswith("loss/") or name == "ms-ssim-rgb" for name in content["results"])
+    assert table(tmp_path)["b.png"]["loss/real/8bit"]
+    assert "MS-SSIM of 1 of 2 images" in capsys.readouterr().out
+
+
+def test_no_hint_where_nothing_was_measured(
+    stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise LatentOverflow("too wide")
+
+    monkeypatch.setattr(evaluate, "evaluate_image", fail)
+    small(tmp_path / "images" / "a.png")
+    assert run(stock, tmp_path / "images", tmp_path) == 2
+    assert "--lmbda" not in capsys.readouterr().out

@@ -155,4 +155,23 @@ def test_table_with_intervals_published_anchors_and_reasons(
     assert "anchor fixed" in rows["cheaper", "vtm (published, disputed)"][4]
     assert rows["elsewhere", "anchor"][3] == "none: no common range of rate and quality"
     assert all(len(row) == len(table.header) for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    ("psnr", "reason"),
+    [
+        (np.array([26.0, 28.0, 30.0, 32.0]) + 5.5, "none: the curves share only 4 % of their quality"),
+        (np.array([26.0, 29.0, 32.0]), "none: a curve has fewer than 4 points"),
+    ],
+)
+def test_no_figure_from_too_little(psnr: np.ndarray, reason: str) -> None:
+    def curve(name: str, quality: np.ndarray) -> list[Measurement]:
+        points = [RDPoint("real", "clamped", 0.02 * 1.2**q / 1e2, q) for q in quality]
+        return [Measurement(name, name, "kodak", 0.01 * i, (p,)) for i, p in enumerate(points, start=1)]
+
+    anchor = curve("anchor", np.array([26.0, 28.0, 30.0, 32.0]))
+    a, b = rd_curves([*anchor, *curve("test", psnr)], "psnr", "real")
+    table = bd_table([b], [a], "psnr", "kodak")
+    assert table is not None and table.rows[0][3] == reason
+
     assert "kodak" in table.title

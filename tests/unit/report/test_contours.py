@@ -112,7 +112,7 @@ def test_figure_shows_points_contours_losses_and_labels() -> None:
     title = plot.figure.get_suptitle()
     assert all(part in title for part in ("equal loss", "0.0067", "kodak", "bmshj2018-factorized", "255²"))
     assert (whole.get_xlim(), whole.get_ylim()) == ((0.0, 2.25), (26.0, 41.0))
-    assert (whole.get_xlabel(), whole.get_ylabel()) == ("rate [bit/pixel]", "PSNR (RGB) [dB]")
+    assert (whole.get_xlabel(), whole.get_ylabel()) == ("rate [bit/pixel]", "PSNR (RGB), mean over images [dB]")
     texts = [text.get_text() for text in close.texts]
     for (label, path), (bpp, psnr, loss) in SEED.items():
         assert f"{label}, {path}: L = {loss:.4f}" in texts
@@ -125,6 +125,18 @@ def test_figure_shows_points_contours_losses_and_labels() -> None:
     heights = sorted(text.get_position()[1] for text in close.texts)
     assert np.diff(heights).min() >= 0.06
     assert "9.79 dB per bit/pixel" in plot.caption  # 10 / (ln 10 lambda 255^2 D) at 29.9231 dB
+
+
+def test_points_of_the_mean_mse_say_so_beside_published_means_of_db() -> None:
+    point = RDPoint("real", "clamped", 0.3, psnr=30.0, psnr_of_mean_mse=29.4)
+    references = select(["bmshj2018-factorized_mse"], "kodak", "psnr")
+    plot = contour_figure([Measurement("a", "a", "kodak", LMBDA, (point,))], references, LMBDA, "psnr", "kodak")
+    assert plot is not None and "small crosses" in plot.caption
+    for axes in plot.figure.axes:
+        assert axes.get_ylabel() == "PSNR (RGB) of the mean MSE [dB]"
+        heights = {str(line.get_label()): float(np.asarray(line.get_ydata())[0]) for line in axes.get_lines()}
+        assert heights["a, real"] == 29.4 and heights["a, real, mean of dB"] == 30.0
+        assert any("published" in label and label.endswith("mean of dB") for label in heights)
 
 
 def test_labels_of_many_points_are_those_of_the_lowest_losses() -> None:

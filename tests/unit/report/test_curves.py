@@ -82,6 +82,8 @@ def test_drop_and_switch_epochs(make_run: MakeRun) -> None:
     assert (first_drop(spectral), switch_at(spectral, "epoch"), switch_at(spectral, "step")) == (40, 30, 300)
     assert switch_at(spectral, "time/elapsed_s") == pytest.approx(75)
     assert np.isnan([first_drop(short), switch_at(short, "step")]).all()
+    cosine = {"net": {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR"}}
+    assert np.isnan(first_drop(read_run(make_run(scheduler=cosine))))
     assert learning_rate(spectral)[1].tolist() == [1e-4] * 39 + [1e-5] * 21
 
 

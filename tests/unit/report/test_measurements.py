@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rdtrain.errors import UserError
-from rdtrain.report.build import measure
 from rdtrain.report.evaluations import find_evaluations, read_evaluation
+from rdtrain.report.gather import measure
 from rdtrain.report.measurements import Measurement, from_file, mean_of, of_evaluation, of_images, of_run
 from rdtrain.report.naming import curve_names
 from rdtrain.report.plane import RDPoint
@@ -24,8 +24,8 @@ MakeEvaluation = Callable[..., Path]
 def test_run_gives_its_last_infer_epoch_on_both_paths(make_run: MakeRun) -> None:
     one = of_run(read_run(make_run(seed=2, lmbda=0.013, epochs=13)), "plain")
     assert one is not None
-    assert (one.curve, one.label, one.dataset, one.lmbda) == ("plain", "plain, seed 2", "kodak", 0.013)
-    assert one.full_label == "plain, seed 2, λ = 0.013"
+    assert (one.curve, one.label, one.dataset, one.lmbda) == ("plain", "plain, seed 2, last", "kodak", 0.013)
+    assert one.full_label == "plain, seed 2, last, λ = 0.013"
     keys = {(point.path, point.variant) for point in one.points}
     assert keys == {("forward", "unclamped"), ("forward", "clamped"), ("real", "clamped"), ("real", "8bit")}
     real, forward = one.point("real"), one.point("forward")

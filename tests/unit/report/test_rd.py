@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PolyCollection
@@ -60,7 +62,7 @@ def test_figure_has_units_title_legend_and_bands() -> None:
     assert plot is not None
     (axes,) = plot.figure.axes
     assert plot.figure.get_suptitle() == "Rate and distortion on kodak: bmshj2018-factorized"
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("rate [bit/pixel]", "PSNR (RGB) [dB]")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("rate [bit/pixel]", "PSNR (RGB), mean over images [dB]")
     (legend,) = plot.figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["VTM (published, 8bit, disputed)", "plain, real bitstreams", "plain, forward pass"]
@@ -121,6 +123,35 @@ def per_image(dataset: str = "kodak") -> Measurement:
         "psnr/real/clamped": random.uniform(26, 34, 24),
     }
     return Measurement("plain", "plain, seed 1", dataset, 0.0067, (), images)
+
+
+def test_one_lambda_shows_the_spread_of_its_seeds_in_rate_and_quality() -> None:
+    given = [measured("plain", 0.01, bpp, psnr, seed) for seed, bpp, psnr in ((1, 0.30, 30.0), (2, 0.31, 30.4))]
+    plot = rd_figure(given, [], "kodak", "psnr")
+    assert plot is not None
+    bars = [one for one in plot.figure.axes[0].collections if isinstance(one, LineCollection)]
+    vertices = [np.asarray(segment) for one in bars for segment in one.get_segments()]
+    assert max(float(np.ptp(ends[:, 1])) for ends in vertices) == pytest.approx(0.4)
+
+
+def test_legend_says_which_checkpoints_were_measured() -> None:
+    given = [
+        replace(measured("a", 0.01 * i, 0.3 * i, 30.0 + i), weights=weights)
+        for i, weights in ((1, "best"), (2, "last"))
+    ]
+    plot = rd_figure(given, [], "kodak", "psnr")
+    assert plot is not None
+    labels = [str(line.get_label()) for line in plot.figure.axes[0].get_lines()]
+    assert labels == ["a, real bitstreams (best and last)", "a, forward pass (best and last)"]
+
+
+def test_curve_files_hold_8_bit_quality_where_all_points_have_it() -> None:
+    points = (RDPoint("real", "clamped", 0.3, 30.0), RDPoint("real", "8bit", 0.3, 29.9))
+    given = [Measurement("a", "a", "kodak", 0.01, points), measured("a", 0.02, 0.6, 33.0)]
+    for ours, variant, psnr in ((given[:1], "8bit", [29.9]), (given, "clamped", [30.0, 33.0])):
+        content = compressai_results(rd_curves(ours, "psnr", "real")[0], "kodak")
+        assert content["results"]["psnr-rgb"] == psnr  # type: ignore[index]
+        assert content["meta"]["variant"] == variant  # type: ignore[index]
 
 
 def test_scatter_shows_both_averages() -> None:

@@ -79,6 +79,10 @@ def test_ledger_of_another_lambda_and_of_models_trained_for_another_quality() ->
     (row,) = ledger_table([for_ms_ssim], "psnr").rows
     assert (row[2], row[8]) == ("", "")
     assert ledger_table([CONV], "ms-ssim").rows == []
+    other = Measurement("m", "m", "kodak", 0.01, (RDPoint("real", "clamped", 0.2, 27.0, ms_ssim=0.9),))
+    table = ledger_table([other], "ms-ssim")  # no loss: trained for MSE
+    assert not {"λ", "forward L", "real L"} & set(table.header) and len(table.header) == len(table.rows[0])
+    assert "L is made" not in table.note
 
 
 def test_runs_table_lists_progress_drops_and_switches(make_run: MakeRun) -> None:
@@ -97,6 +101,9 @@ def test_speed_table_says_when_the_baselines_last_loss_was_reached(make_run: Mak
     make_run("plain", epochs=15)  # ends at 0.5 + 0.5 exp(-14/20) = 0.74829
     make_run("spectral", epochs=15)  # there after 10 ln(0.4 / 0.14829) = 9.92 epochs after the first
     runs, _ = find_runs([make_run("plain", 0.5, epochs=15).parent])
+    assert (
+        speed_table([run for run in runs if run.setting("conv.type") == "plain"], curve_names(runs), "plain").rows == []
+    )
     table = speed_table(runs, curve_names(runs), "spectral until plateau")
     assert [row[:2] for row in table.rows] == [["plain", "0.0067"], ["spectral until plateau", "0.0067"]]
     assert table.rows[0][3] == "not reached"
