@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,9 +23,13 @@ MODEL = "bmshj2018-factorized"
 RESULT = "stock-eval-image_folder"
 
 
-def run(weights: Path, folder: Path, out: Path, *more: str) -> int:
+def arguments(weights: Path, folder: Path, out: Path, *more: str) -> list[str]:
     named = ["--model", MODEL, "--dataset", "image_folder", "--root", str(folder), "--out", str(out)]
-    return main([str(weights), *named, *more])
+    return [str(weights), *named, *more]
+
+
+def run(weights: Path, folder: Path, out: Path, *more: str) -> int:
+    return main(arguments(weights, folder, out, *more))
 
 
 def table(out: Path) -> dict[str, dict[str, str]]:
@@ -36,34 +41,49 @@ def small(path: Path) -> None:
     Image.effect_noise((96, 80), 50).convert("RGB").save(path)
 
 
-def test_images_too_large_for_the_memory(
-    stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+# Limits of memory are tried in processes of their own: an interpreter that ran out of it once is not to run more tests.
+LITTLE_MEMORY = """
+import sys
+from rdtrain.eval import memory
+memory._free = lambda: 200 * 2**20
+from rdtrain.eval.cli import main
+code = main(sys.argv[1:])
+assert memory.resource.getrlimit(memory.resource.RLIMIT_AS) == (memory.resource.RLIM_INFINITY,) * 2
+raise SystemExit(code)
+"""
+NO_MEMORY = """
+import numpy as np, torch
+from rdtrain.eval import memory
+with memory.limited():
+    memory.limit(0)
+    for demand in (lambda: torch.empty(2**34), lambda: np.ones(2**33), lambda: bytearray(2**36)):
+        try:
+            demand()
+        except (MemoryError, RuntimeError) as error:
+            print(memory.is_exhausted(error))
+"""
+
+
+def test_images_too_large_for_the_memory(stock: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     for name in ("a.png", "d.png"):
         small(folder / name)
     Image.new("1", (12000, 11000)).save(folder / "b.png")  # 396 MB as 8-bit RGB: its reader fails
     Image.new("1", (5000, 4000)).save(folder / "c.png")  # 240 MB as float32: torch's allocator fails
-    before = memory.resource.getrlimit(memory.resource.RLIMIT_AS)
-    monkeypatch.setattr(memory, "_free", lambda: 200 * 2**20)
-    assert run(stock, folder, tmp_path, "--save-bitstreams") == 2
-    said = capsys.readouterr()
-    for line, image in zip(said.err.splitlines(), ("b.png, 12000x11000", "c.png, 5000x4000"), strict=True):
+    words = arguments(stock, folder, tmp_path, "--save-bitstreams")
+    done = subprocess.run([sys.executable, "-c", LITTLE_MEMORY, *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    for line, image in zip(done.stderr.splitlines(), ("b.png, 12000x11000", "c.png, 5000x4000"), strict=True):
         assert line.startswith(f"rdtrain-eval: {stock}, {image} pixels: not enough memory; leave this image out")
     assert set(table(tmp_path)) == {"a.png", "d.png"}
     meta = json.loads((tmp_path / f"{RESULT}.json").read_text())["meta"]
     assert meta["n_images"] == 2 and set(meta["failed"]) == {"b.png", "c.png"}
-    assert "bpp" in said.out
-    assert memory.resource.getrlimit(memory.resource.RLIMIT_AS) == before
+    assert "bpp" in done.stdout
 
 
 def test_out_of_memory_is_told_from_other_faults() -> None:
-    with memory.limited():
-        memory.limit(0)
-        for demand in (lambda: torch.empty(2**34), lambda: np.ones(2**33), lambda: bytearray(2**36)):
-            with pytest.raises((MemoryError, RuntimeError)) as raised:
-                demand()
-            assert memory.is_exhausted(raised.value)
+    done = subprocess.run([sys.executable, "-c", NO_MEMORY], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "True\n" * 3, done.stderr
     assert memory.is_exhausted(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"))
     assert not memory.is_exhausted(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not memory.is_exhausted(OSError("bad_alloc"))
