@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 from pathlib import Path
@@ -79,11 +80,11 @@ def _lines(rows: list[dict[str, str]]) -> str:
 
 
 def _append(path: Path, text: str) -> None:
-    with open(path, "ab") as file:
-        end = file.tell()
+    with open(path, "ab", buffering=0) as file:  # what a full disk refuses is not tried again when the file is closed
+        end, content = file.tell(), text.encode()
         try:
-            file.write(text.encode())
-            file.flush()
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             os.fsync(file.fileno())
         except OSError:
             os.truncate(path, end)  # nobody shall read half a row

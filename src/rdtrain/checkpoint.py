@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 _KEYS = {  # of a checkpoint to continue from; to evaluate one, its weights are enough
     "run_id", "epoch", "within_epoch", "steps", "batch_step", "sample_step", "elapsed_s", "is_last_epoch", "best",
-    "final", "switched_at", "warnings", "spectral", "conv", "model", "ema", "optimizer", "scheduler", "callbacks",
+    "final", "switched_at", "warnings", "events", "skipped", "spectral", "conv", "model", "ema", "optimizer",
+    "scheduler", "callbacks",
 }  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         _check_sums(path)
         state = read_file(path)
-    except (UserError, zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # a damaged directory of the archive leads its reader to raise anything
         raise UserError(f"{path} cannot be read ({error}); delete it to begin the run anew") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is no checkpoint of this version of rdtrain; delete it to begin the run anew")

@@ -30,10 +30,9 @@ class Interruption:
     """Takes signals for the length of a `with` block.
 
     A signal takes effect at once, by raising `Interrupted`, except inside `deferred()`: there `received` is set, and
-    the code of the block stops at the next good moment. A second signal of the same kind is not deferred. When the
-    block ends, the handlers that were installed before are called too for all signals that came, such as a job
-    launcher's that queues the job again.
-
+    the code of the block stops at the next good moment. A second Ctrl-C is not deferred. When the block ends, the
+    handlers that were installed before are called too for all signals that came, such as a job launcher's that queues
+    the job again.
     """
 
     def __init__(self) -> None:
@@ -112,5 +111,5 @@ class Interruption:
         again = signum in self._signals
         if not again:
             self._signals.append(signum)
-        if again or not self._deferred:
+        if (again and signum == signal.SIGINT) or not self._deferred:
             raise Interrupted(signum)

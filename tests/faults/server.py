@@ -1,8 +1,8 @@
 """Runs trainings in processes that may be killed. Imports once, forks for each request; see conftest.py.
 
 A request is a line of JSON: `config` (a file) and any of `kill_after_s`, `slow_writes_s`, `file_limit` (bytes),
-`signal_at` (step, signal) and `delete_at` (step, folder). The answer has `code`, of the process, negative for a signal,
-and `printed`.
+`signal_at` and `group_signal_at` (step, signal), and `delete_at` (step, folder). The answer has `code`, of the process,
+negative for a signal, and `printed`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ def child(request: dict[str, Any]) -> int:
     if request.get("signal_at"):
         step, signum = request["signal_at"]
         extra["signal"] = At(step, lambda: os.kill(os.getpid(), signum))
+    if request.get("group_signal_at"):
+        os.setpgid(0, 0)
+        step, signum = request["group_signal_at"]
+        extra["signal"] = At(step, lambda: os.killpg(os.getpgid(0), signum))
     if request.get("delete_at"):
         step, folder = request["delete_at"]
         extra["delete"] = At(step, lambda: shutil.rmtree(folder))

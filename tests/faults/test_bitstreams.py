@@ -257,7 +257,9 @@ def test_files_that_are_right(codec: Codec, decoders: Decoders, tmp_path: Path) 
     assert len(decoders.seconds) == len(codec.files)
 
 
-@pytest.mark.parametrize("files", [500, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize(
+    "files", [500, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)])]
+)
 def test_mutated_files_do_no_harm(codec: Codec, decoders: Decoders, tmp_path: Path, files: int) -> None:
     found: Counter[str] = Counter()
     own: list[float] = []

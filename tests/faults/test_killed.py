@@ -105,6 +105,19 @@ def test_a_signal_ends_the_step_and_the_run_continues(
     assert compare(whole, folder) == []
 
 
+def test_a_signal_to_the_whole_group_spares_the_data_loading_processes(
+    configure: Configure, killable: Any, folder_of: Callable[[Config], RunFolder]
+) -> None:
+    """As `timeout` and clusters send it; a run that lost them would fail before its checkpoint."""
+    config = configure(*SMALL, "checkpoint.every_n_steps=null", "dataset.workers=1")
+    code, printed = killable(config, group_signal_at=(4, signal.SIGTERM))
+    assert code == 128 + signal.SIGTERM and "Traceback" not in printed, printed
+    folder = folder_of(config)
+    assert folder.read_summary()["status"] == "interrupted"
+    assert checkpoint.read(folder.last)["steps"] == 5
+    assert killable(config)[0] == 0
+
+
 def test_a_second_process_is_refused_and_damages_nothing(tmp_path: Path) -> None:
     words = [
         str(COMMAND), "hp.N=4", "hp.M=6", "dataset.batch_size=2", "engine.num_epochs=6", "engine.epoch_steps=20",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
+import signal
 from collections.abc import Iterable, Mapping, Sequence
+from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -79,6 +82,7 @@ def make_loaders(
             pin_memory=pin_memory,
             collate_fn=collate,
             generator=generator,
+            worker_init_fn=_be_patient,
             **arguments,
         )
 
@@ -137,6 +141,18 @@ def _blame_death(death: re.Match[str], stores: Sequence[ImageStore]) -> str:
         "same command continues from the last epoch; if it dies again, remove that file, or give the run more memory "
         "(a lower dataset.workers or dataset.cache_mb needs less)"
     )
+
+
+def _be_patient(worker: int) -> None:
+    # A SIGTERM to a whole process group is for the run, which ends its step first and then these processes.
+    seen: list[int] = []
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if seen:
+            os._exit(128 + signum)
+        seen.append(signum)
+
+    signal.signal(signal.SIGTERM, handle)
 
 
 def _n_workers(store: ImageStore) -> int:

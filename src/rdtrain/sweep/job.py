@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,16 @@ def run_job(
         _check_code(point, frozen["sweep"]["on_code_change"])
         train({**frozen, "paths": {"runs": str(folder)}})
     except UserError as mistake:
-        write_json(word, {"code": 2, "reason": "; ".join(mistake.problems)})
+        with suppress(OSError):  # a full disk is not to hide what happened
+            write_json(word, {"code": 2, "reason": "; ".join(mistake.problems)})
         raise
     except Exception as fault:
-        write_json(word, {"code": 1, "reason": f"{type(fault).__name__}: {fault}"})
+        with suppress(OSError):
+            write_json(word, {"code": 1, "reason": f"{type(fault).__name__}: {fault}"})
         raise
     finally:
-        write_status(plan)
+        with suppress(OSError):
+            write_status(plan)
 
 
 def _check_code(point: Point, policy: str) -> None:
