@@ -34,7 +34,11 @@ SMALL = (
 ARMS = {"plain": ("conv=plain",), "spectral": ("conv.switch.trigger=never",)}
 SECONDS = 120
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH"),
+]
 
 # All text of a page, shadow roots included, which `document.body.innerText` leaves out.
 TEXT = """(() => {

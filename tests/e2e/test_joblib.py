@@ -14,7 +14,7 @@ from sweeps import differences, parts, runs, statuses, sweep
 
 from rdtrain.data.store import usable_cpus
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 SEEDS = "seed=1,2,3,4"
 
 

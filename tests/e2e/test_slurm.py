@@ -13,7 +13,7 @@ pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install
 from slurm_cluster import Cluster, cluster, missing
 from sweeps import begun, differences, ended, parts, runs, statuses, sweep
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 SLURM = ("launcher=slurm", "launcher.minutes=20")
 LONG = ("engine.num_epochs=3", "engine.epoch_steps=60", "checkpoint.every_n_steps=1")
 
