@@ -108,7 +108,7 @@ def test_ctrl_c_is_told_and_the_same_command_continues(tmp_path: Path) -> None:
 def test_a_sweep_makes_a_run_a_point(tmp_path: Path) -> None:
     done = _rdtrain(tmp_path, "-m", *SMALL, "engine.num_epochs=1", "criterion.lmbda=0.01,0.02")
     assert done.returncode == 0, done.stderr
-    statuses = [json.loads(path.read_text())["status"] for path in (tmp_path / "runs").glob("*/summary.json")]
+    statuses = [json.loads(path.read_text())["status"] for path in (tmp_path / "runs").glob("sweep-*/*/summary.json")]
     assert statuses == ["finished", "finished"]
 
 
