@@ -98,7 +98,7 @@ class SpectralConv(nn.Module):
         self.set_weight(plain.weight)
 
     def extra_repr(self) -> str:
-        """The plain layer's description and the transform."""  # noqa: DOC201
+        """The plain layer's description and the transform."""  # noqa: DOC201 - what nn.Module prints
         return f"{super().extra_repr()}, transform={self.transform}"
 
     def _store(self, transform: Transform) -> None:
@@ -192,7 +192,7 @@ def make_plain(layer: SpectralConv) -> nn.Parameter:
         weight.grad = transform.gradient_to_weight(stored.grad, *geometry)
     _replace_parameter(layer, "weight_transformed", "weight", weight)
     del layer.transform, layer._maps, layer._cached
-    layer.__class__ = layer.plain_class  # type: ignore[assignment]
+    layer.__class__ = layer.plain_class  # type: ignore[assignment]  # a class of the same fields
     return weight
 
 

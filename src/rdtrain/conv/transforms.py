@@ -29,7 +29,7 @@ class Rfft(Transform):
     implementations are CompressAI's layers.py and RDFTParameter of TensorFlow Compression 2.1 and later.
     """
 
-    def basis(self, kernel_size: KernelSize) -> Matrix:  # noqa: D102
+    def basis(self, kernel_size: KernelSize) -> Matrix:  # noqa: D102 - the base class says it
         return matrices.half_spectrum_basis(*kernel_size)
 
 
@@ -44,10 +44,10 @@ class Rdft(Transform):
     Source: the code of Ballé 2018 (arXiv 1802.00847), as TensorFlow Compression 1.0 to 2.0 kept it.
     """
 
-    def basis(self, kernel_size: KernelSize) -> Matrix:  # noqa: D102
+    def basis(self, kernel_size: KernelSize) -> Matrix:  # noqa: D102 - the base class says it
         return matrices.separable_basis(*map(matrices.real_dft_basis, kernel_size))
 
-    def stored_shape(self, weight_shape: Shape) -> Shape:  # noqa: D102
+    def stored_shape(self, weight_shape: Shape) -> Shape:  # noqa: D102 - the base class says it
         return tuple(weight_shape)
 
 
@@ -78,7 +78,7 @@ class Dct(Transform):
         if self.order not in ("zigzag", "square"):
             raise UserError(f"conv.dct.order={self.order}: type zigzag or square")
 
-    def basis(self, kernel_size: KernelSize) -> Matrix:  # noqa: D102
+    def basis(self, kernel_size: KernelSize) -> Matrix:  # noqa: D102 - the base class says it
         first = matrices.coefficient_order(*kernel_size, self.order)[: self.K]
         return matrices.separable_basis(*map(matrices.cosine_basis, kernel_size))[first]
 
@@ -113,7 +113,7 @@ class Attenuated(Rfft):
         if not 0 <= self.fraction <= 1:
             raise UserError(f"conv.attenuated.fraction={self.fraction}: type a number from 0 to 1")
 
-    def gain(self, weight_shape: Shape, out_axis: int) -> Matrix:  # noqa: D102
+    def gain(self, weight_shape: Shape, out_axis: int) -> Matrix:  # noqa: D102 - the base class says it
         mask = matrices.attenuation(weight_shape[2], weight_shape[3], self.floor)
         gain = np.where(self._attenuated(weight_shape[out_axis])[:, None], mask, 1.0)
         return np.expand_dims(gain, 1 - out_axis)

@@ -125,7 +125,7 @@ def main(argument: str, data: bytes) -> int:
     except OSError as error:
         print(f"{error.filename or order.out}: {error.strerror}", file=sys.stderr)
         return 2
-    except Exception as error:
+    except Exception as error:  # allocators raise several types when memory runs out
         if not memory.is_exhausted(error):
             raise
         print("not enough memory to decode this image; decode it on a machine with more", file=sys.stderr)

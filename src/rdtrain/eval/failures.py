@@ -35,7 +35,7 @@ class Failures:
         """
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # the other images go on; a fault of ours is raised again after writing
             reason = _reason(error)
             if reason is None:
                 reason = f"{type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from bjontegaard import bd_psnr, bd_rate  # type: ignore[import-untyped]
+from bjontegaard import bd_psnr, bd_rate  # type: ignore[import-untyped]  # it ships no types
 from numpy.typing import NDArray
 
 from rdtrain.report.plane import ms_ssim_db
