@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 _KEYS = {  # of a checkpoint to continue from; to evaluate one, its weights are enough
     "run_id", "epoch", "within_epoch", "steps", "batch_step", "sample_step", "elapsed_s", "is_last_epoch", "best",
-    "final", "switched_at", "warnings", "events", "skipped", "spectral", "conv", "model", "ema", "optimizer",
-    "scheduler", "callbacks",
+    "final", "switched_at", "warnings", "events", "skipped", "spectral", "conv", "model", "gradients", "ema",
+    "optimizer", "scheduler", "callbacks",
 }  # fmt: skip
 
 
@@ -52,6 +52,7 @@ def capture(runner: ImageCompressionRunner, within_epoch: bool = False) -> dict[
         "spectral": runner.is_spectral,
         "conv": runner.config.conv.model_dump(),
         "model": runner.net.state_dict(),
+        "gradients": _gradients(runner) if within_epoch else {},
         "ema": None if runner.ema is None else runner.ema.state_dict(),
         "optimizer": {name: optimizer.state_dict() for name, optimizer in runner.optimizer.items()},
         "scheduler": {name: scheduler.state_dict() for name, scheduler in runner.scheduler.items()},
@@ -67,6 +68,8 @@ def restore(runner: ImageCompressionRunner, state: dict[str, Any]) -> None:
         state: of `capture`.
     """
     runner.net.load_state_dict(state["model"])
+    for name, gradient in state["gradients"].items():
+        runner.net.get_parameter(name).grad = gradient.to(runner.engine.device)
     if runner.ema is not None:
         runner.ema.load_state_dict(state["ema"])
     for name, optimizer in runner.optimizer.items():
@@ -83,6 +86,13 @@ def restore(runner: ImageCompressionRunner, state: dict[str, Any]) -> None:
     runner.best.load_state_dict(state["best"])
     runner.within_epoch = state["within_epoch"]
     runner.need_early_stop = runner.is_last_epoch = state["is_last_epoch"]
+
+
+def _gradients(runner: ImageCompressionRunner) -> dict[str, Any]:
+    # The switch measures the optimizer's next step with those of the epoch's last one; nothing else reads them.
+    if not (runner.switch_pending and runner.is_last_batch):
+        return {}
+    return {name: p.grad for name, p in runner.net.named_parameters() if p.grad is not None}
 
 
 def read(path: Path) -> dict[str, Any]:

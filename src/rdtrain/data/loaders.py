@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
-import signal
 from collections.abc import Iterable, Mapping, Sequence
-from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -18,6 +14,7 @@ from rdtrain.data.decode import BadImage
 from rdtrain.data.sampler import CropSampler
 from rdtrain.data.scan import listed
 from rdtrain.data.store import ImageStore, usable_cpus
+from rdtrain.data.workers import be_patient, context
 from rdtrain.errors import UserError
 
 _MOST_WORKERS = 8
@@ -74,15 +71,15 @@ def make_loaders(
         n_workers = _n_workers(stores[key]) if workers == "auto" else workers
         generator = torch.Generator()  # it seeds worker processes, which draw nothing at random
         arguments["persistent_workers"] = key == "train" and n_workers > 0
-        if n_workers > 0 and multiprocessing.get_start_method(allow_none=True) == "loky":
-            arguments["multiprocessing_context"] = "fork"  # a process of joblib has its own way that torch cannot go
+        if n_workers > 0:
+            arguments["multiprocessing_context"] = context()
         return DataLoader(
             dataset,
             num_workers=n_workers,
             pin_memory=pin_memory,
             collate_fn=collate,
             generator=generator,
-            worker_init_fn=_be_patient,
+            worker_init_fn=be_patient,
             **arguments,
         )
 
@@ -135,24 +132,12 @@ def _blame_images(error: BaseException, stores: Sequence[ImageStore]) -> list[st
 def _blame_death(death: re.Match[str], stores: Sequence[ImageStore]) -> str:
     """Return a sentence about the death of a worker process."""
     dead = {int(pid) for pid in death["pids"].split(",")}
-    last = sorted({str(path) for store in stores for path, pid in store.in_flight().items() if pid in dead})
+    last = sorted({str(path) for store in stores for pid, path in store.in_flight().items() if pid in dead})
     return (
         f"a data loading process died while it decoded {' and '.join(last) or 'no image'} ({death[0].strip()}); the "
         "same command continues from the last epoch; if it dies again, remove that file, or give the run more memory "
         "(a lower dataset.workers or dataset.cache_mb needs less)"
     )
-
-
-def _be_patient(worker: int) -> None:
-    # A SIGTERM to a whole process group is for the run, which ends its step first and then these processes.
-    seen: list[int] = []
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        if seen:
-            os._exit(128 + signum)
-        seen.append(signum)
-
-    signal.signal(signal.SIGTERM, handle)
 
 
 def _n_workers(store: ImageStore) -> int:

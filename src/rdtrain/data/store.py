@@ -20,10 +20,12 @@ from rdtrain.data.decode import MAX_PIXELS, BadImage, ImageInfo, decode_image
 from rdtrain.data.scan import OnBadImage, in_threads
 from rdtrain.errors import UserError
 
-# State of an image, one shared number each. A positive one is the id of the process that is decoding the image; one
-# that dies leaves it behind: its last words.
-_UNSEEN, _READY, _BAD = 0, -1, -2
-_STATE = np.dtype(np.int32)
+# State of an image, one shared number each; 0 before it is decoded.
+_READY, _BAD = 1, 2
+_NUMBER = np.dtype(np.int32)
+# A row for each process that decodes: its id and the image's index, left behind by one that dies. Worker processes are
+# started one after another, so the last digits of their ids differ.
+_ROWS = 4096
 _NOT_KEPT = -1
 
 
@@ -122,13 +124,13 @@ class ImageStore:
         self._explained.update({index: self._explain(index) for index in bad if index not in self._explained})
         return tuple(self._explained[index] for index in bad)
 
-    def in_flight(self) -> dict[Path, int]:
-        """Name the files that some process is decoding, or was when it died.
+    def in_flight(self) -> dict[int, Path]:
+        """Name the files that processes are decoding, or were when they died.
 
         Returns:
-            The process's id by file.
+            File by the process's id.
         """
-        return {self.images[index].path: int(self._states[index]) for index in np.flatnonzero(self._states > 0)}
+        return {pid: self.images[index].path for pid, index in self._decoding[self._decoding[:, 0] > 0].tolist()}
 
     def _reserve(self, image: ImageInfo, cache_bytes: int) -> int:
         # Gives an image its place among the kept pixels, if it still fits.
@@ -139,14 +141,17 @@ class ImageStore:
         return offset
 
     def _allocate(self) -> None:
-        # Maps the shared bytes: the states, then the kept pixels. Pages take memory when they are first written.
+        # Maps the shared bytes: who decodes what, the states, then the kept pixels. Pages take memory when they are
+        # first written.
+        numbers = 2 * _ROWS + len(self)
         try:
-            shared = mmap.mmap(-1, max(1, len(self) * _STATE.itemsize + self.kept_bytes))
+            shared = mmap.mmap(-1, numbers * _NUMBER.itemsize + self.kept_bytes)
         except OSError as error:
             megabytes = self.kept_bytes // 2**20
             raise UserError(f"cannot reserve {megabytes} MB for images ({error}); lower dataset.cache_mb") from error
-        self._states = np.frombuffer(shared, _STATE, len(self))
-        self._pixels = np.frombuffer(shared, np.uint8, offset=self._states.nbytes)
+        head = np.frombuffer(shared, _NUMBER, numbers)
+        self._decoding, self._states = head[: 2 * _ROWS].reshape(_ROWS, 2), head[2 * _ROWS :]
+        self._pixels = np.frombuffer(shared, np.uint8, offset=head.nbytes)
 
     def _load(self, index: int) -> np.ndarray:
         # The pixels are complete before the state says so. A reader comes to them thousands of instructions after it
@@ -156,14 +161,16 @@ class ImageStore:
             return self._kept(index)
         if state == _BAD:
             raise BadImage(self.images[index].path, "could not be read earlier in this run")
-        self._states[index] = os.getpid()
+        pid = os.getpid()
+        self._decoding[pid % _ROWS] = pid, index
         try:
             pixels = self._decode(index)
         except BadImage:
             self._states[index] = _BAD
             raise
+        finally:
+            self._decoding[pid % _ROWS] = 0
         if self._offsets[index] == _NOT_KEPT:
-            self._states[index] = _UNSEEN
             return pixels
         self._kept(index)[...] = pixels
         self._states[index] = _READY
@@ -188,7 +195,7 @@ class ImageStore:
         return BadImage(self.images[index].path, "could not be read when it was needed; now it can")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in {"_states", "_pixels"}}
+        return {key: value for key, value in self.__dict__.items() if key not in {"_decoding", "_states", "_pixels"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

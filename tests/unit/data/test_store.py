@@ -216,8 +216,8 @@ def test_last_words_of_a_process_that_dies(infos: Infos, monkeypatch: pytest.Mon
     monkeypatch.setattr(store_module, "decode_image", deadly)
     assert store.in_flight() == {}
     assert in_fork(lambda: [store[i] for i in range(4)]) == -9
-    (pid,) = store.in_flight().values()
-    assert store.in_flight() == {images[2].path: pid}
+    (pid,) = store.in_flight()
+    assert store.in_flight() == {pid: images[2].path}
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
