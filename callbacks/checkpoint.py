@@ -68,6 +68,7 @@ class Checkpoint(dl.Callback):
             if due:
                 self._write(runner, state)
         if wish >= _STOP:
+            runner.engine.wait_for_everyone()  # one that left early would have the writer killed
             raise Interrupted(wish - _STOP)
 
     def on_epoch_end(self, runner: ImageCompressionRunner) -> None:

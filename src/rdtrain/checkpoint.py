@@ -108,19 +108,23 @@ def read(path: Path) -> dict[str, Any]:
         UserError: the file is damaged, or of another version.
     """
     try:
-        _check_sums(path)
         state = read_file(path)
+        _check_sums(path)
     except Exception as error:  # a damaged directory of the archive leads its reader to raise anything
-        raise UserError(f"{path} cannot be read ({error}); delete it to begin the run anew") from error
+        raise UserError(f"{path} cannot be read ({error}); {_anew(path)}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path} is no checkpoint of this version of rdtrain; delete it to begin the run anew")
+        raise UserError(f"{path} is no checkpoint of this version of rdtrain; {_anew(path)}")
     return state
+
+
+def _anew(path: Path) -> str:
+    return f"delete {path.parent} to begin the run anew"
 
 
 def _whole(path: Path) -> dict[str, Any]:
     state = read(path)
     if missing := sorted(_KEYS - state.keys()):
-        raise UserError(f"{path} lacks {', '.join(missing)}; delete it to begin the run anew")
+        raise UserError(f"{path} lacks {', '.join(missing)}; {_anew(path)}")
     return state
 
 

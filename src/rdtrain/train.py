@@ -37,21 +37,29 @@ def train(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
         Interrupted: a signal ended the run; the same call continues it.
     """
     with Interruption() as interruption:
-        inventory, problems = take_inventory(config.dataset, config.infer.max_images)
-        problems += preflight.problems(config.to_dict())
-        if problems or inventory is None:
-            raise UserError(problems)
+        if problems := preflight.problems(config.to_dict()):
+            raise UserError(problems + take_inventory(config.dataset, config.infer.max_images)[1])
         config = complete(config)
         folder = RunFolder.of(config)
+        inventory, problems = take_inventory(config.dataset, config.infer.max_images)
+        if problems or inventory is None:
+            if _is_finished(folder):  # it needs no images any more
+                return folder
+            raise UserError(problems)
         folder.check_data(inventory.describe())
         engine = make_engine(config.engine)
         with locked(folder.path, engine.is_main_process):
-            if folder.read_summary().get("status") == "finished":
-                print(f"already finished: {folder.path} (delete it to run it again)")
-            else:
+            if not _is_finished(folder):
                 _run(config, overrides, inventory, folder, engine, interruption)
         interruption.check()
     return folder
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    finished = folder.read_summary().get("status") == "finished"
+    if finished:
+        print(f"already finished: {folder.path} (delete it to run it again)")
+    return finished
 
 
 def _run(

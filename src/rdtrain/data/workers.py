@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 from multiprocessing import popen_fork
 from multiprocessing.context import BaseContext, ForkContext, ForkProcess
+from multiprocessing.process import BaseProcess
 
 _FORKED = ("fork", "loky")  # a process of joblib starts its own with loky, which torch cannot
 
@@ -19,7 +20,7 @@ class _Popen(popen_fork.Popen):
 
 class _Worker(ForkProcess):
     @staticmethod
-    def _Popen(process_obj: multiprocessing.Process) -> _Popen:
+    def _Popen(process_obj: BaseProcess) -> _Popen:
         return _Popen(process_obj)
 
 
