@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from rdtrain.config.tasks import root_of
 from rdtrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ _QUIET_HYDRA = (
     "hydra/hydra_logging=none",
 )
 _DEFAULT_RUNS = "./runs"
-_AXES = (
-    "criterion.lmbda=",
-    "model.quality=",
-    "seed=",
+_AXES = ("criterion.lmbda=", "model.quality=", "seed=")
+_INCIDENTAL = (
+    "search.trials=",
+    "search.at_once=",
     "sweep.",
     "launcher",
     "hydra",
@@ -83,7 +84,7 @@ def main() -> None:
 
         take_over()
     try:
-        hydra.main("pkg://rdtrain.conf", config_name="train", version_base="1.3")(job)()
+        hydra.main("pkg://rdtrain.conf", config_name=_root(overrides, flags), version_base="1.3")(job)()
     except (ConfigCompositionException, MissingConfigException) as error:  # such as several values without -m
         raise SystemExit(report([" ".join(str(error).split())])) from error
 
@@ -142,7 +143,7 @@ def trust_problems(overrides: Sequence[str], flags: dict[str, str]) -> list[str]
         return []
     from rdtrain.config.compose import folder_problems, foreign_problems
 
-    folder, name = flags["--config-dir"], flags.get("--config-name", "train")
+    folder, name = flags["--config-dir"], _root(overrides, flags)
     problems = folder_problems(name, folder)
     if problems or "--trust" in flags:
         return problems
@@ -163,35 +164,22 @@ def check_overrides(overrides: Sequence[str], flags: dict[str, str]) -> list[str
         One sentence for every mistake.
     """
     from rdtrain.config.check import check
-    from rdtrain.config.compose import composed, points
+    from rdtrain.config.compose import composed_each, points
+    from rdtrain.config.tasks import program_of
 
-    name, folder = flags.get("--config-name", "train"), flags.get("--config-dir")
+    name, folder = _root(overrides, flags), flags.get("--config-dir")
     problems: list[str] = []
     try:
         every = points(overrides)
     except UserError as error:
         return error.problems
-    for point in every:
-        raw, found = composed(point, name, folder)
+    for raw, found in composed_each(every, name, folder):
         if raw is not None:
             found += check(raw)[1]
         if found and raw is not None:
-            found += _deeper_problems(raw)
+            found += program_of(raw).problems(raw)
         problems += [problem for problem in found if problem not in problems]
     return problems
-
-
-def _deeper_problems(raw: dict[str, Any]) -> list[str]:
-    from pydantic import ValidationError
-
-    from rdtrain.config.schema import Dataset
-    from rdtrain.data.inventory import take_inventory
-    from rdtrain.preflight import problems
-
-    try:
-        return problems(raw) + take_inventory(Dataset.model_validate(raw.get("dataset")))[1]
-    except ValidationError:
-        return problems(raw)
 
 
 def report(problems: Sequence[str]) -> int:
@@ -214,16 +202,22 @@ def _quiet(overrides: Sequence[str]) -> list[str]:
     return [setting for setting in _QUIET_HYDRA if setting.split("=", 1)[0] not in typed]
 
 
+def _root(overrides: Sequence[str], flags: dict[str, str]) -> str:
+    return flags.get("--config-name") or root_of(overrides)
+
+
 def _sweep_folder(overrides: Sequence[str], flags: dict[str, str]) -> list[str]:
     # The points of a sweep lie in a folder of their own, the same one when there come more of them.
     from rdtrain.config.compose import composed, points
 
-    if not flags.keys() & {"-m", "--multirun"}:
+    search = any(text.startswith("search=") for text in overrides)
+    if not search and not flags.keys() & {"-m", "--multirun"}:
         return []
-    raw, _ = composed(points(overrides)[0], flags.get("--config-name", "train"), flags.get("--config-dir"))
+    raw, _ = composed(points(overrides)[0], _root(overrides, flags), flags.get("--config-dir"))
     if raw is None or raw["paths"]["runs"] != _DEFAULT_RUNS:
         return []
-    common = sorted(text.lstrip("+") for text in overrides if not text.lstrip("+").startswith(_AXES))
+    free = _INCIDENTAL if search else (*_INCIDENTAL, *_AXES)
+    common = sorted(text.lstrip("+") for text in overrides if not text.lstrip("+").startswith(free))
     return [f"++paths.runs={_DEFAULT_RUNS}/sweep-{hashlib.sha256(repr(common).encode()).hexdigest()[:8]}"]
 
 
@@ -239,31 +233,28 @@ def _job(composed_config: DictConfig, overrides: Sequence[str]) -> tuple[int, bo
     composed = cast(dict[str, Any], OmegaConf.to_container(composed_config, resolve=True))
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
-        return exit_code(lambda: _train(composed, overrides)), False
+        return exit_code(lambda: _run(composed, overrides)), False
     from rdtrain.run_folder import runs_root
     from rdtrain.sweep.job import run_job
 
     own = list(hydra.overrides.task)
     try:
         return exit_code(
-            lambda: run_job(runs_root(composed["paths"]["runs"]), own, composed, lambda raw: _train(raw, own))
+            lambda: run_job(runs_root(composed["paths"]["runs"]), own, composed, lambda raw: _run(raw, own))
         ), True
     except Exception:  # a fault of ours; the other points go on
         traceback.print_exc()
         return 1, True
 
 
-def _train(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+def _run(raw: dict[str, Any], overrides: Sequence[str]) -> None:
     from rdtrain.config.check import check
-    from rdtrain.config.targets import target_problems
-    from rdtrain.train import train
+    from rdtrain.config.tasks import program_of
 
     config, problems = check(raw)
     if config is None:
         raise UserError(problems)
-    if wrong := target_problems("runner", {"_target_": config.runner.target}, dry_run=False):
-        raise UserError(wrong)
-    train(config, overrides)
+    program_of(raw).run(config, overrides)
 
 
 def exit_code(work: Callable[[], object]) -> int:

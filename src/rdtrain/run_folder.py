@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -19,10 +19,19 @@ from rdtrain.files import write_json, write_text
 _WRITE_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
 )  # fmt: skip
-_NOT_IN_ID = ("paths", "logger", "checkpoint", "sweep", "launcher")  # what a run computes does not depend on them
+# What a run computes does not depend on these.
+_NOT_IN_ID = ("paths", "logger", "checkpoint", "sweep", "launcher", "search")
 
 
-def run_id(config: Config) -> str:
+class Described(Protocol):
+    """A configuration of any task."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain containers."""
+        ...
+
+
+def run_id(config: Described) -> str:
     """A deterministic name for what a configuration computes.
 
     Args:
@@ -139,7 +148,7 @@ class RunFolder:
         """Pictures."""
         return self.path / "figures"
 
-    def make(self, config: Config, overrides: list[str], environment: dict[str, Any]) -> None:
+    def make(self, config: Described, overrides: list[str], environment: dict[str, Any]) -> None:
         """Make the folder, or go on in it, and write down what is going to be run.
 
         Args:
@@ -150,7 +159,7 @@ class RunFolder:
         for folder in (self.tensorboard, self.last.parent, self.exported.parent, self.figures):
             folder.mkdir(parents=True, exist_ok=True)
         if self.environment.exists():  # a run that continues keeps the record of its beginning
-            begun = json.loads(self.environment.read_text())
+            begun = _read_json(self.environment)
             environment = {**begun, "continued": [*begun.get("continued", []), environment]}
         else:
             write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
@@ -166,7 +175,7 @@ class RunFolder:
         Raises:
             UserError: the run began with others.
         """
-        begun = json.loads(self.environment.read_text())["data"] if self.environment.exists() else data
+        begun = _read_json(self.environment)["data"] if self.environment.exists() else data
         changed = [loader for loader in data if begun.get(loader) != data[loader]]
         if changed:
             raise UserError(
@@ -199,5 +208,16 @@ class RunFolder:
 
         Returns:
             Its content; empty where there is none yet.
+
+        Raises:
+            UserError: somebody has damaged it.
         """
-        return json.loads(self.summary.read_text()) if self.summary.exists() else {}
+        return _read_json(self.summary) if self.summary.exists() else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete it, and the same command continues") from error
+    return content if isinstance(content, dict) else {}

@@ -8,11 +8,12 @@ is all that SLURM sends before it preempts, unless `SlurmctldParameters=preempt_
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -23,13 +24,14 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
 _POLL_S = 10  # between two looks at the queue
+_MAX_ARRAY_SIZE = 1001  # SLURM's default
 _ABSENT = 3  # looks in a row that do not find a job which has left no result
 _SHARED = {field.name for field in fields(BaseQueueConf)}  # parameters that submitit has for all kinds of cluster
 _TERMINATED = 128 + signal.SIGTERM
 
 
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
-    """Submits the points of a sweep as one job array.
+    """Submits the points of a sweep as one job array, or as several where the cluster takes none as large.
 
     A job that is preempted or that reaches its time limit is queued again by submitit's handler of SIGUSR2, which
     `rdtrain.interruption` calls after the checkpoint.
@@ -69,7 +71,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             SystemExit: Ctrl-C; the jobs go on.
         """
         jobs = self._submit(job_overrides, initial_job_idx)
-        array = jobs[0].job_id.split("_")[0]
+        array = " ".join(dict.fromkeys(job.job_id.split("_")[0] for job in jobs))
         print(f"submitted: {len(jobs)} jobs as {array}; logs in {jobs[0].paths.folder.parent}", flush=True)
         if self.config is None or not self.config.launcher.wait:
             return []
@@ -85,12 +87,46 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
 
         named = {(name if name in _SHARED else f"slurm_{name}"): value for name, value in self.params.items()}
         folder, requeues = named.pop("submitit_folder"), named.pop("slurm_max_num_timeout")
+        parts = list(shares(len(job_overrides), largest_array()))
+        named["slurm_array_parallelism"] = max(1, named["slurm_array_parallelism"] // len(parts))
         executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=requeues)
         executor.update_parameters(**named)
-        state, count = Singleton.get_state(), len(job_overrides)
-        numbers = range(first, first + count)
-        folders, states = ["hydra.sweep.dir"] * count, [state] * count
-        return executor.map_array(self, list(map(list, job_overrides)), folders, numbers, map(str, numbers), states)
+        state, jobs = Singleton.get_state(), []
+        for part in parts:
+            words = [list(job_overrides[i]) for i in part]
+            numbers = [first + i for i in part]
+            folders, states = ["hydra.sweep.dir"] * len(part), [state] * len(part)
+            jobs += executor.map_array(self, words, folders, numbers, map(str, numbers), states)
+        return jobs
+
+
+def largest_array() -> int:
+    """How many jobs a cluster takes as one array.
+
+    Returns:
+        Its `MaxArraySize`, SLURM's default where it does not answer.
+    """
+    try:
+        said = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        said = ""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.MULTILINE)
+    return max(1, int(found[1])) if found else _MAX_ARRAY_SIZE
+
+
+def shares(count: int, most: int) -> Iterator[range]:
+    """Divide jobs among as few arrays as possible, of nearly equal size.
+
+    Args:
+        count: of the jobs, at least one.
+        most: jobs of an array.
+
+    Yields:
+        The numbers of the jobs of each array.
+    """
+    arrays = -(-count // most)
+    for i in range(arrays):
+        yield range(i * count // arrays, (i + 1) * count // arrays)
 
 
 def take_over() -> None:

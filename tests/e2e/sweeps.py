@@ -18,6 +18,7 @@ COMMAND = str(Path(sys.executable).with_name("rdtrain"))
 SMALL = (
     "experiment=quickstart", "hp.N=4", "hp.M=6", "dataset.batch_size=4", "dataset.valid_batch_size=2",
     "engine.num_epochs=2", "engine.epoch_steps=3", "engine.device=cpu", "engine.threads=1", "logger.figures=null",
+    "logger.entropy_report=null",
     "infer.max_images=1", "infer.every_n_epochs=2", "paths.runs=runs",
 )  # fmt: skip
 

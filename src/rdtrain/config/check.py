@@ -9,34 +9,37 @@ from pydantic import ValidationError
 
 from rdtrain.config.nearest import known_keys, suggestion
 from rdtrain.config.schema import Config
+from rdtrain.config.tasks import schema_of
 from rdtrain.metrics import METRICS
 
 _SHOWN = 200  # characters of a wrong value
+_CHOSEN = ("launcher", "search")  # sections whose keys depend on the option that is chosen
 
 
-def check(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
+def check(raw: dict[str, Any]) -> tuple[Any, list[str]]:
     """Check types, ranges and keys.
 
     Args:
-        raw: composed configuration as plain containers.
+        raw: composed configuration as plain containers, of any task.
 
     Returns:
         The configuration (None where anything is wrong) and one sentence for every mistake.
     """
+    schema = schema_of(raw)
     try:
-        config = Config.model_validate(raw)
+        config = schema.model_validate(raw)
     except ValidationError as error:
-        return None, _problems(error)
-    problems = cross_check(config)
+        return None, _problems(error, known_keys(schema))
+    problems = cross_check(config) if isinstance(config, Config) else []
     return (None if problems else config), problems
 
 
-def _problems(error: ValidationError) -> list[str]:
+def _problems(error: ValidationError, known: Sequence[str]) -> list[str]:
     sentences: dict[str, str] = {}  # one a key: a union reports each of its members
     for item in error.errors():
         if item["type"] == "extra_forbidden":
             unknown = _leaves(_key(item["loc"]), item["input"])
-            sentences |= {key: _unknown(key) for key in unknown}
+            sentences |= {key: _unknown(key, known) for key in unknown}
             continue
         key = _key(item["loc"])
         sentence = _sentence(key, item)
@@ -47,15 +50,16 @@ def _problems(error: ValidationError) -> list[str]:
 
 
 def _key(place: Sequence[int | str]) -> str:
-    # pydantic names the member of a union too: a type, or the launcher that was chosen.
-    parts = [*place[:1], *(place[2:] if place[0] == "launcher" else place[1:])]
+    # pydantic names the member of a union too: a type, or the launcher or search that was chosen.
+    parts = [*place[:1], *(place[2:] if place[0] in _CHOSEN else place[1:])]
     return ".".join(str(part) for part in parts if part not in ("int", "float") and "[" not in str(part))
 
 
-def _unknown(key: str) -> str:
-    if key in known_keys():
-        return f"{key} does not go with the launcher that is chosen; rdtrain --help lists the options of launcher="
-    return f"{key} does not exist: {suggestion(key, known_keys())}"
+def _unknown(key: str, known: Sequence[str]) -> str:
+    if key in known:
+        group = key.split(".")[0]
+        return f"{key} does not go with the {group} that is chosen; rdtrain --help lists the options of {group}="
+    return f"{key} does not exist: {suggestion(key, known)}"
 
 
 def _sentence(key: str, item: Any) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rdtrain.config.nearest import known_keys, suggestion
+from rdtrain.config.shared import SharedComposition
 from rdtrain.config.trust import choices, launcher_of, untrusted
 from rdtrain.errors import UserError
 
@@ -52,21 +54,52 @@ def composed(
         Plain containers with all interpolations resolved (None where that is impossible) and one sentence
         for every mistake.
     """
+    return composed_each([overrides], config_name, config_dir)[0]
+
+
+def composed_each(
+    points: Sequence[Sequence[str]], config_name: str = "train", config_dir: str | None = None
+) -> list[tuple[dict[str, Any] | None, list[str]]]:
+    """Compose several configurations, those that differ in values only from one composition.
+
+    Args:
+        points: overrides of each.
+        config_name: the root configuration.
+        config_dir: a folder with more configurations; with one, each is composed from the beginning.
+
+    Returns:
+        For each what `composed` returns.
+    """
+    wrong = folder_problems(config_name, config_dir)
+    with _search(config_name, None if wrong else config_dir) as search:
+        options = cache(_options)
+        compose_shared = SharedComposition(
+            lambda chosen: compose(config_name, overrides=[*search, *chosen]),
+            lambda key: bool(search) or bool(options(key)),
+        )
+        return [_composed(overrides, wrong, config_dir, options, compose_shared) for overrides in points]
+
+
+def _composed(
+    overrides: Sequence[str],
+    wrong: Sequence[str],
+    config_dir: str | None,
+    options: Callable[[str], list[str]],
+    compose_shared: SharedComposition,
+) -> tuple[dict[str, Any] | None, list[str]]:
     parsed, problems = _parse(overrides)
-    problems += folder_problems(config_name, config_dir)
+    problems += wrong
     if config_dir is not None and problems:
         return None, problems
-    with _search(config_name, config_dir) as search:
-        good = []
-        for override in parsed:
-            problem = _group_problem(override)
-            problems += [problem] if problem else []
-            good += [] if problem else [_lenient(override)]
-        try:
-            config = compose(config_name, overrides=[*search, *good])
-            return _plain(OmegaConf.to_container(config, resolve=True)), problems
-        except _WRONG as error:
-            return None, [*problems, _reason(error)]
+    good = []
+    for override in parsed:
+        problem = _group_problem(override, options)
+        problems += [problem] if problem else []
+        good += [] if problem else [_lenient(override, options)]
+    try:
+        return _plain(compose_shared(good)), problems
+    except _WRONG as error:
+        return None, [*problems, _reason(error)]
 
 
 def completed(raw: dict[str, Any]) -> dict[str, Any]:
@@ -213,7 +246,7 @@ def lenient(overrides: Sequence[str]) -> list[str]:
     """
     parsed, _ = _parse(overrides)
     with initialize_config_module("rdtrain.conf", version_base="1.3"):
-        return [_lenient(override) for override in parsed]
+        return [_lenient(override, _options) for override in parsed]
 
 
 def _root_file(folder: Path, config_name: str) -> Path:
@@ -253,16 +286,18 @@ def _is_hydras(key: str) -> bool:
     return key == "hydra" or key.startswith(("hydra.", "hydra/"))
 
 
-def _group_problem(override: Override) -> str | None:
+def _group_problem(override: Override, options_of: Callable[[str], list[str]]) -> str | None:
     key = override.key_or_group
-    if key.startswith("hydra.") or override.is_delete() or not (options := _options(key)):
+    if key.startswith("hydra.") or override.is_delete() or not (options := options_of(key)):
         return None
     if override.is_force_add():
         return f"++{key}: an option of a group is chosen without ++; type {key}={options[0]}"
     wanted = override.value()
     for name in wanted if isinstance(wanted, list) and wanted else [wanted]:
-        if name not in options:
-            return f"{key}={name}: there is no such option; {suggestion(str(name), options)}"
+        folder = str(name).rpartition("/")[0]
+        inner = [f"{folder}/{option}" for option in options_of(f"{key}/{folder}")] if folder else options
+        if name not in inner:
+            return f"{key}={name}: there is no such option; {suggestion(str(name), inner or options)}"
     return None
 
 
@@ -289,10 +324,10 @@ def _reason(error: BaseException) -> str:
     return said
 
 
-def _lenient(override: Override) -> str:
+def _lenient(override: Override, options_of: Callable[[str], list[str]]) -> str:
     # Hydra accepts the result whether or not the key exists.
     text = override.input_line or ""
-    if override.is_delete() or _is_hydras(override.key_or_group) or _options(override.key_or_group):
+    if override.is_delete() or _is_hydras(override.key_or_group) or options_of(override.key_or_group):
         return text
     return "++" + text.lstrip("+")
 

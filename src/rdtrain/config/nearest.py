@@ -55,7 +55,7 @@ def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
     """Every dotted key of the schema.
 
     Args:
-        section: where to begin.
+        section: where to begin, such as another task's `Config`.
         prefix: what stands before its keys.
 
     Returns:

@@ -48,6 +48,8 @@ class Model(Section):
     name: Text
     quality: Annotated[int, _Number, Field(ge=1, le=8)]
     checkpoint: Text | None
+    quantizer: Literal["noise", "ste", "mixed"]
+    stable_likelihood: bool
 
 
 class Dct(Section):
@@ -245,6 +247,43 @@ class RayLauncher(Section):
     retries: Natural
 
 
+Range = tuple[Positive, Positive]  # smallest and largest
+
+
+def _rising(value: Range) -> Range:
+    if not value[0] < value[1]:
+        raise ValueError("should be [SMALLEST, LARGEST]")
+    return value
+
+
+class LrSearch(Section):
+    """`search=lr`."""
+
+    name: Literal["lr"]
+    trials: Count
+    at_once: Count | None
+    seed: Natural
+    lr: Annotated[Range, AfterValidator(_rising)]
+    aux_lr: Annotated[Range, AfterValidator(_rising)] | None
+
+
+class TargetBppSearch(Section):
+    """`search=target_bpp`."""
+
+    name: Literal["target_bpp"]
+    trials: Count
+    at_once: Count | None
+    target_bpp: Positive
+    tolerance: Annotated[float, _Number, Field(ge=0, lt=1)]
+    lmbda: Annotated[Range, AfterValidator(_rising)]
+
+
+def _chosen(value: object) -> object:
+    if isinstance(value, dict) and "name" not in value:
+        raise ValueError("should be chosen first: type search=lr or search=target_bpp")
+    return value
+
+
 class Config(Section):
     """A whole configuration.
 
@@ -273,6 +312,7 @@ class Config(Section):
     seed: Annotated[int, _Number, Field(ge=0, le=2**31)]
     ledger: Ledger
     sweep: Sweep
+    search: Annotated[LrSearch | TargetBppSearch | None, Field(discriminator="name"), BeforeValidator(_chosen)]
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain containers, in the keys that a user types.

@@ -17,6 +17,8 @@ _KINDS = {
     "scheduler": ("torch.optim.lr_scheduler.LRScheduler", "torch.optim.lr_scheduler"),
     "callbacks": ("catalyst.dl.Callback", "rdtrain.callbacks"),
     "logger": ("catalyst.dl.Callback", "rdtrain.callbacks"),
+    "optimizers": ("torch.optim.Optimizer", "torch.optim"),
+    "transforms": ("rdtrain.conv.transform.Transform", "rdtrain.conv.transforms"),
     "runner": ("rdtrain.runners.ImageCompressionRunner", "rdtrain.runners"),
 }
 

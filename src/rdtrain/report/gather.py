@@ -28,21 +28,20 @@ def measure(runs: Sequence[Run], evaluations: Sequence[Evaluation], names: dict[
         its run, else the last one; other checkpoints are curves of their own.
     """
     sets = names_of_sets([one.image_set for source in (runs, evaluations) for one in source])
-    owned: dict[tuple[Path, str], list[Evaluation]] = {(run.folder, sets[run.image_set]): [] for run in runs}
+    owned: dict[Path, dict[str, list[Evaluation]]] = {run.folder: {sets[run.image_set]: []} for run in runs}
     strangers = []
     for one in evaluations:
         owner = next((run for run in runs if _belongs(one, run)), None)
         if owner is None:
             strangers.append(one)
         else:
-            owned.setdefault((owner.folder, sets[one.image_set]), []).append(one)
+            owned[owner.folder].setdefault(sets[one.image_set], []).append(one)
     found = []
     for run in runs:
-        for (folder, dataset), ours in owned.items():
-            if folder == run.folder:
-                own = of_run(run, names[folder]) if dataset == sets[run.image_set] else None
-                made = _of_checkpoints(run, names[folder], own, ours)
-                found += [replace(one, dataset=dataset) for one in made]
+        for dataset, ours in owned[run.folder].items():
+            own = of_run(run, names[run.folder]) if dataset == sets[run.image_set] else None
+            made = _of_checkpoints(run, names[run.folder], own, ours)
+            found += [replace(one, dataset=dataset) for one in made]
     curves = _stranger_curves(strangers)
     for stranger in strangers:
         made = of_evaluation(stranger, curve=curves[stranger.file])

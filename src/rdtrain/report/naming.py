@@ -50,8 +50,9 @@ def curve_names(runs: Sequence[Run]) -> dict[Path, str]:
         the settings that tell it from another curve with the same model, convolutions and loss.
     """
     groups: dict[str, list[Run]] = {}
+    parts = _telling_parts(runs)
     for run in runs:
-        groups.setdefault(_base_name(run, runs), []).append(run)
+        groups.setdefault(", ".join(part(run) for part in parts), []).append(run)
     names = {}
     for base, members in groups.items():
         keys = differing_keys(members)
@@ -61,11 +62,12 @@ def curve_names(runs: Sequence[Run]) -> dict[Path, str]:
     return {run.folder: names[run.folder] for run in runs}
 
 
-def _base_name(run: Run, runs: Sequence[Run]) -> str:
-    def told_apart(part: Callable[[Run], str]) -> list[str]:
-        return [part(run)] if len({part(other) for other in runs}) > 1 else []
+def _telling_parts(runs: Sequence[Run]) -> list[Callable[[Run], str]]:
+    # Of the base name: convolutions, and model and loss where not all runs have the same.
+    def told_apart(part: Callable[[Run], str]) -> list[Callable[[Run], str]]:
+        return [part] if len(set(map(part, runs))) > 1 else []
 
-    return ", ".join([*told_apart(_model), conv_name(run), *told_apart(lambda other: f"trained for {other.metric}")])
+    return [*told_apart(_model), conv_name, *told_apart(lambda run: f"trained for {run.metric}")]
 
 
 def _model(run: Run) -> str:

@@ -7,12 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rdtrain.errors import UserError
 from rdtrain.files import write_json
 from rdtrain.sweep.plan import Plan, Point, code_hash
-from rdtrain.sweep.status import write_status
+from rdtrain.sweep.status import refresh_status
 
 
 def run_job(
@@ -36,7 +34,7 @@ def run_job(
     if point is None:
         train(composed)
         return
-    frozen = yaml.safe_load(plan.config_of(point.id).read_text(encoding="utf-8"))
+    frozen = plan.frozen(point.id)
     word = plan.error_of(point.id)
     if word.is_file() and not frozen["sweep"]["retry"]:
         print(f"{point.id} failed before and is left alone (sweep.retry=false)")
@@ -55,7 +53,7 @@ def run_job(
         raise
     finally:
         with suppress(OSError):
-            write_status(plan)
+            refresh_status(plan)
 
 
 def _check_code(point: Point, policy: str) -> None:

@@ -21,6 +21,7 @@ import yaml
 from rdtrain.errors import UserError
 
 FORMAT = 1
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # several times as fast, where PyYAML was built with libyaml
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Point:
         run: name of its folder within the sweep's.
         overrides: by which Hydra's sweeper makes it, in its spelling.
         code: hash of the code that planned it.
+        epochs: that it is to have; early stopping may end it before.
     """
 
     id: str
     run: str
     overrides: tuple[str, ...]
     code: str
+    epochs: int = 0
 
 
 def code_hash() -> str:
@@ -118,8 +121,20 @@ class Plan:
 
         (self.folder / "plan").mkdir(parents=True, exist_ok=True)
         for point_id, config in configs.items():
-            write_text(self.config_of(point_id), yaml.safe_dump(config, sort_keys=False))
+            write_text(self.config_of(point_id), yaml.dump(config, Dumper=_DUMPER, sort_keys=False))
         write_json(self.folder / "plan.json", {"format": FORMAT, "points": [asdict(point) for point in self.points]})
+
+    def frozen(self, point_id: str) -> dict[str, Any]:
+        """Read what a point's job trains.
+
+        Args:
+            point_id: its id.
+
+        Returns:
+            The configuration as plain containers.
+        """
+        config: dict[str, Any] = yaml.safe_load(self.config_of(point_id).read_text(encoding="utf-8"))
+        return config
 
     def config_of(self, point_id: str) -> Path:
         """The frozen configuration of a point.

@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rdtrain.lock import is_held
 from rdtrain.sweep.plan import Plan, Point
 
 FINISHED = "finished"
+FAILED = "failed"
+RUNNING = "running"
+_POINTS_PER_S = 100  # a job looks at all points of its sweep only if that was not done for this share of their number
 _SHOWN = {"loss": "loss/forward/unclamped", "bpp": "bpp/forward", "psnr": "psnr/forward/unclamped"}
 
 
@@ -85,6 +88,18 @@ def write_status(plan: Plan) -> list[Row]:
     return rows
 
 
+def refresh_status(plan: Plan) -> None:
+    """Write `status.csv` unless it is new: a job is not to read all points of a large sweep whenever one ends.
+
+    Args:
+        plan: of the sweep.
+    """
+    path = plan.folder / "status.csv"
+    age = time.time() - path.stat().st_mtime if path.is_file() else math.inf
+    if age > len(plan.points) / _POINTS_PER_S:
+        write_status(plan)
+
+
 def table(rows: Sequence[Row]) -> str:
     """Lay out rows for a terminal.
 
@@ -124,33 +139,30 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _row(plan: Plan, point: Point, shared: set[str]) -> Row:
     folder = plan.folder / point.run
-    summary, epochs = _json(folder / "summary.json"), _epochs(plan, point)
+    summary = _json(folder / "summary.json")
     final, epoch = summary.get("final") or {}, int(summary.get("epochs") or 0)
     state = str(summary.get("status", "planned"))
-    if state == "running" and not is_held(folder):
+    if state == RUNNING and not is_held(folder):
         state = "killed"
     reason = ""
     if state != FINISHED and plan.error_of(point.id).is_file() and not is_held(folder):
-        state, reason = "failed", str(_json(plan.error_of(point.id)).get("reason", ""))
-    left = round(summary["seconds"] / epoch * (epochs - epoch)) if epoch and state not in (FINISHED, "failed") else None
+        state, reason = FAILED, str(_json(plan.error_of(point.id)).get("reason", ""))
+    left = (
+        round(summary["seconds"] / epoch * (point.epochs - epoch))
+        if epoch and state not in (FINISHED, FAILED)
+        else None
+    )
     return Row(
         id=point.id,
         state=state,
         epoch=epoch,
-        epochs=epochs,
+        epochs=point.epochs,
         **{name: final.get(f"valid/{metric}") for name, metric in _SHOWN.items()},
         left_s=left,
         host=_host(_json(folder / "environment.json")),
         overrides=" ".join(text for text in point.overrides if text not in shared),
         reason=reason,
     )
-
-
-def _epochs(plan: Plan, point: Point) -> int:
-    try:
-        return int(yaml.safe_load(plan.config_of(point.id).read_text(encoding="utf-8"))["engine"]["num_epochs"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return 0
 
 
 def _host(environment: dict[str, Any]) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PolyCollection
 
+from rdtrain.report.gather import measure
 from rdtrain.report.measurements import Measurement
+from rdtrain.report.naming import curve_names
 from rdtrain.report.plane import RDPoint
 from rdtrain.report.rd import rd_curves, rd_figure
 from rdtrain.report.references import select
+from rdtrain.report.runs import read_run
 from rdtrain.report.scatter import cloud, scatter_figures
 from rdtrain.report.write import compressai_results
 
@@ -175,3 +180,20 @@ def test_scatter_shows_both_averages() -> None:
     assert low < one.images["bpp/real"].min() <= one.images["bpp/real"].max() < high
     assert bottom < psnr.min() <= psnr.max() < top
     assert scatter_figures([measured("b", 0.01, 0.3, 30)], "kodak") == []
+
+
+def test_a_sweep_over_lambdas_and_seeds_is_one_curve_with_bands(make_run: Callable[..., Path]) -> None:
+    lmbdas, seeds = (0.0018, 0.0067, 0.025), (1, 2, 3)
+    folders = [make_run("plain", lmbda=lmbda, seed=seed) for seed in seeds for lmbda in lmbdas]
+    runs = [read_run(folder) for folder in folders]
+    measurements = measure(runs, [], curve_names(runs))
+    (curve,) = rd_curves(measurements, "psnr", "real")
+    lmbda, seed = np.meshgrid(lmbdas, seeds, indexing="ij")
+    bpp = 0.3 * (lmbda / 0.0067) ** 0.4 * (1 + 0.01 * (seed - 1))  # as make_run has it
+    psnr = 30 + 6 * np.log10(lmbda / 0.0067) + 0.02 * (seed - 1)
+    for values, found in ((bpp, curve.bpp), (psnr, curve.quality)):
+        np.testing.assert_allclose(found, np.stack([values.min(1), values.mean(1), values.max(1)], axis=1), rtol=1e-9)
+    assert curve.seeds == 3
+    plot = rd_figure(measurements, [], measurements[0].dataset, "psnr")
+    assert plot is not None and "Mean of up to 3 seeds" in plot.caption
+    assert any(isinstance(artist, PolyCollection) for artist in plot.figure.axes[0].collections)

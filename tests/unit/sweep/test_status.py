@@ -19,7 +19,7 @@ CONFIG = {"engine": {"num_epochs": 10}}
 
 
 def _point(name: str, lmbda: float) -> Point:
-    return Point(name, f"{name}-run", (f"++criterion.lmbda={lmbda}", "++seed=1"), "0" * 12)
+    return Point(name, f"{name}-run", (f"++criterion.lmbda={lmbda}", "++seed=1"), "0" * 12, epochs=10)
 
 
 @pytest.fixture
