@@ -28,6 +28,7 @@ from rdtrain.data.sampler import CropSampler
 from rdtrain.data.store import ImageStore
 from rdtrain.early_stop import BestSoFar
 from rdtrain.engine import autocast
+from rdtrain.entropy.quantizer import noise_terms
 from rdtrain.errors import UserError
 from rdtrain.evaluation import ImageRow, evaluate_image, evaluation_copy, forward_variants, mean_row
 from rdtrain.health import Diverged, Event, StepGuard, nonfinite_gradients
@@ -416,9 +417,11 @@ class ImageCompressionRunner(dl.Runner):
         if self.stepped:
             self._step(x, values)
 
-    def _compare_quantizers(self, x: Tensor, noise: dict[str, Tensor]) -> None:
+    def _compare_quantizers(self, x: Tensor, terms: dict[str, Tensor]) -> None:
         every = self.config.ledger.every_n_steps
         if every is not None and self.steps % every == 0:
+            under_noise = self.config.model.quantizer == "noise"
+            noise = terms if under_noise else noise_terms(self.criterion, self.net, x)
             self.means.update(quantizer_terms(self.criterion, self.net, x, noise), len(x))
 
     def _step(self, x: Tensor, noise: dict[str, Tensor]) -> None:

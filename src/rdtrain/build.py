@@ -20,6 +20,7 @@ from rdtrain.config.targets import WHOLE_RUN, make
 from rdtrain.data.loaders import make_loaders
 from rdtrain.data.store import ImageStore
 from rdtrain.engine import choose_device, keep_entropy_models_in_float32
+from rdtrain.entropy.quantizer import use_quantizer
 from rdtrain.errors import UserError
 from rdtrain.evaluation import stride
 from rdtrain.interruption import Interruption
@@ -80,6 +81,7 @@ def model(config: Config, state: Mapping[str, Any] | None) -> nn.Module:
             f"dataset.patch_size={patch}: {config.model.name} needs a multiple of {multiple}; "
             f"type dataset.patch_size={fits}"
         )
+    use_quantizer(net, config.model.quantizer)
     if config.engine.precision == "bf16":
         keep_entropy_models_in_float32(net)
     if config.engine.channels_last:

@@ -16,6 +16,8 @@ from compressai.entropy_models import EntropyBottleneck
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rdtrain.entropy.stable import interval_probability
+
 Array = NDArray[np.float64]
 _RADIUS = 1e5  # where CompressAI's own search for quantiles begins
 _HALVINGS = 70  # of 2e5: below the spacing of float64 around 1e-4
@@ -78,7 +80,7 @@ def density(bottleneck: EntropyBottleneck, channels: NDArray[np.int64]) -> Densi
 def likelihood(bottleneck: Any, x: Tensor) -> Tensor:
     """Compute F(x + 1/2) - F(x - 1/2) so that neither tail cancels.
 
-    CompressAI 1.2.8 subtracts sigmoids near 1 in the upper tail; the difference is taken where both are small instead.
+    CompressAI 1.2.8 loses the upper one, see `rdtrain.entropy.stable`.
 
     Args:
         bottleneck: in the precision of x.
@@ -87,9 +89,7 @@ def likelihood(bottleneck: Any, x: Tensor) -> Tensor:
     Returns:
         Probabilities, (C, n).
     """
-    lower, upper = _logits(bottleneck, x - 0.5), _logits(bottleneck, x + 0.5)
-    sign = -torch.sign(lower + upper)
-    return (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
+    return interval_probability(_logits(bottleneck, x - 0.5), _logits(bottleneck, x + 0.5))
 
 
 def _logits(bottleneck: Any, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ VARIANTS = {
     "8bit": "clamped and rounded to 256 levels",
 }
 PATHS = {
-    "forward": "the model's forward pass (noise on train, else rounding)",
+    "forward": "the model's forward pass (on train by model.quantizer, else rounding)",
     "real": "compress, then decompress",
     "noise": "training batches sampled for comparison, noise quantisation",
     "round": "the batches of `noise`, with rounded latents",

@@ -25,6 +25,7 @@ from rdtrain.conv.convert import to_spectral
 from rdtrain.conv.state_dicts import load_any
 from rdtrain.conv.transform import Transform
 from rdtrain.conv.transforms import make_transform
+from rdtrain.entropy.stable import use_stable_likelihood
 from rdtrain.errors import UserError
 
 # Lambdas of CompressAI's model zoo for qualities 1 to 8 (docs/source/zoo.rst, "Training"); they assume the factor
@@ -188,6 +189,8 @@ def make_model(config: Config, spectral: bool, start_from: str | None = None) ->
     net = build_model(config.model.name, config.hp, config.seed)
     if start_from is not None:
         load_weights(net, *read_weights(start_from))
+    if config.model.stable_likelihood:
+        use_stable_likelihood(net)
     if spectral:
         conv = config.conv
         to_spectral(

@@ -21,6 +21,7 @@ examples:
   rdtrain-report runs eval/kodak.json --reference vtm jpeg
   rdtrain-report --points points.yaml --dataset kodak  points that somebody gives as numbers
   rdtrain-report status SWEEP                          how far the points of a sweep are
+  rdtrain-report entropy runs/A                        where a model's bits go: densities, tables, tails, dead channels
 """
 
 
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["status"]:
         return _status(words[1:])
+    if words[:1] == ["entropy"]:
+        return _entropy(words[1:])
     arguments = parser().parse_args(words)
     try:
         if arguments.list_references:
@@ -86,6 +89,38 @@ def _status(words: Sequence[str]) -> int:
         print(f"rdtrain-report: {error}", file=sys.stderr)
         return 2
     print(table(status(plan)))
+    return 0
+
+
+def _entropy_parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        "rdtrain-report entropy",
+        description="Show where a model's bits go, and write figures, CSV tables and one page, entropy.html.",
+    )
+    add = made.add_argument
+    add("source", type=Path, metavar="RUN|CHECKPOINT", help="run folder, checkpoint in one, or CompressAI .pth")
+    add("--images", type=Path, metavar="DIR", help="images to code (default: the run's infer images, or photographs)")
+    add("--max-images", type=int, default=8, metavar="N", help="only the first N images (default: 8)")
+    add("--model", metavar="NAME", help="name of a .pth file's model, such as mbt2018-mean")
+    add("--out", type=Path, metavar="DIR", help="where to write (default: RUN/entropy)")
+    return made
+
+
+def _entropy(words: Sequence[str]) -> int:
+    arguments = _entropy_parser().parse_args(words)
+    from rdtrain.quiet import silence_libraries
+
+    silence_libraries()
+    from rdtrain.entropy.command import report
+
+    try:
+        if arguments.max_images < 1:
+            raise UserError(f"--max-images {arguments.max_images}: type a whole number above 0")
+        report(arguments)
+    except UserError as error:
+        for problem in error.problems:
+            print(f"rdtrain-report: {problem}", file=sys.stderr)
+        return 2
     return 0
 
 

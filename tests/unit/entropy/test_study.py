@@ -1,0 +1,245 @@
+"""Bits taken apart: against the coder's own strings, the tables, and numpy."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from tiny_codecs import CRITERION, fingerprint, images, spread_latents, tiny_model, trained_model
+
+from rdtrain import bitstream
+from rdtrain.densities import likelihood
+from rdtrain.entropy.coding import Coded, code_image
+from rdtrain.entropy.learned import entropy, learned
+from rdtrain.entropy.page import sections
+from rdtrain.entropy.study import Study, header_bits, study
+from rdtrain.entropy.tables import channels_table, models_table, parts_table, scales_table
+from rdtrain.entropy.tally import SPAN, Tally
+from rdtrain.eval.evaluate import as_stream
+from rdtrain.eval.models import Subject, identity
+from rdtrain.evaluation import ImageRow, evaluate_image, evaluation_copy
+from rdtrain.rate_gap import rate_gap
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+_CONTEXT = ("mbt2018-vbr", "cheng2020-anchor-checkerboard", "elic2022-official")  # pixels, halves, groups of channels
+
+
+def subject(name: str) -> Subject:
+    return Subject(Path("model.pth"), name, evaluation_copy(trained_model(name)))
+
+
+def studied(one: Subject, *seeds: int) -> Study:
+    shown = ((f"{seed}.png", images(1, 70, 101, seed=seed)) for seed in seeds)
+    found = {n: m.quantiles for n, m in one.model.named_modules() if isinstance(m, EntropyBottleneck)}
+    return study(one, shown, found, "a model")
+
+
+@pytest.fixture(scope="module")
+def hyperprior() -> tuple[Subject, Study]:
+    one = subject("mbt2018-mean")
+    return one, studied(one, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["bmshj2018-factorized", "mbt2018-mean", *_CONTEXT])
+def test_parts_add_up_to_the_file(name: str) -> None:
+    model = tiny_model(name)
+    spread_latents(model, 8)
+    model = evaluation_copy(model)
+    x = images(1, 70, 101, seed=4)
+    with torch.no_grad():
+        model(images(1, 64, 64))  # masked convolutions zero their weights at their first pass
+    before = fingerprint(model)
+    coded = code_image(model, x)
+    assert fingerprint(model) == before
+    row = evaluate_image(model, x, CRITERION)
+    assert sum(map(len, bitstream.leaves(row.strings))) * 8 == coded.length
+    one = Subject(Path("model.pth"), name, model)
+    (parts,) = studied(one, 4).images
+    known, device = identity(model), torch.device("cpu")
+    file = bitstream.pack(as_stream(one, known, ImageRow({}, row.image, row.strings, row.shape), device))
+    assert parts.header == 8 * len(file) - coded.length
+    assert parts.total == pytest.approx(8 * len(file), abs=0.01)
+    assert parts.ideal == pytest.approx(row.metrics["bpp/forward"] * 70 * 101, rel=1e-5)
+    assert (parts.unsplit == pytest.approx(0, abs=1e-6)) == (name not in _CONTEXT)
+    if "rate_gap/tables" in row.metrics:
+        for term in ("padding", "tables", "tails", "flush"):
+            assert getattr(parts, term) == pytest.approx(row.metrics[f"rate_gap/{term}"], abs=1e-6)
+
+
+def test_channels_add_up_to_the_image(hyperprior: tuple[Subject, Study]) -> None:
+    _, found = hyperprior
+    for one in found.images:
+        for part in ("ideal", "padding", "tables", "tails"):
+            assert sum(p[part].sum() for p in one.channels.values()) == pytest.approx(getattr(one, part))
+        assert one.padding > 0
+    for name, tally in found.tallies.items():
+        for part, values in tally.parts.items():
+            np.testing.assert_allclose(values, sum(one.channels[name][part] for one in found.images))
+        assert tally.pixels == 2 * 70 * 101
+        np.testing.assert_array_equal(tally.histogram.sum(1), tally.count)
+    assert set(found.tallies) == {"entropy_bottleneck", "gaussian_conditional"}
+
+
+def test_a_channel_by_hand(hyperprior: tuple[Subject, Study]) -> None:
+    one, found = hyperprior
+    x = images(1, 70, 101, seed=1)
+    coded = code_image(one.model, x).coded["gaussian_conditional"]
+    assert coded.split is not None and coded.scales is not None
+    model, c = one.model.gaussian_conditional, 5
+    cdf, length, offset = (t.numpy() for t in (model.quantized_cdf, model.cdf_length, model.offset))
+    bits = 0.0
+    for symbol, index in zip(coded.symbols[c], coded.split.indexes[c], strict=True):
+        code = symbol - offset[index]
+        assert 0 <= code < length[index] - 2
+        bits += 16 - math.log2(cdf[index, code + 1] - cdf[index, code])
+    parts = found.images[0].channels["gaussian_conditional"]
+    assert parts["ideal"][c] + parts["tables"][c] == pytest.approx(bits)
+    assert parts["tails"][c] == parts["escapes"][c] == 0
+    z = (coded.latents - coded.centres) / coded.scales
+    upper, lower = ((h - np.abs(coded.symbols[c])) / coded.scales[c] for h in (0.5, -0.5))
+    phi = np.vectorize(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)))
+    np.testing.assert_allclose(coded.ideal[c], -np.log2(phi(upper) - phi(lower)), rtol=1e-4)
+    other = code_image(one.model, images(1, 70, 101, seed=2)).coded["gaussian_conditional"]
+    both = np.concatenate([z.ravel(), ((other.latents - other.centres) / other.scales).ravel()])
+    tally = found.tallies["gaussian_conditional"]
+    assert tally.by_scale["square"].sum() == pytest.approx((both**2).sum())
+    assert tally.by_scale["count"].sum() == tally.scale_counts.sum() == both.size == tally.residuals.sum()
+    assert tally.by_scale["coded"].sum() == pytest.approx(tally.coded.sum())
+    share = np.mean(both >= 0)
+    assert tally.residuals[tally.residuals.size // 2 :].sum() == pytest.approx(share * both.size)
+
+
+def test_context_models_keep_their_ideal_bits() -> None:
+    one = evaluation_copy(tiny_model("cheng2020-anchor"))
+    coded = code_image(one, images(1, 64, 64)).coded["gaussian_conditional"]
+    tally = Tally(one.gaussian_conditional, len(coded.ideal))
+    tally.add(coded, 64 * 64)
+    assert coded.split is None
+    assert np.isnan(tally.coded).all() and np.isnan(tally.parts["escapes"]).all()
+    assert tally.parts["ideal"].sum() == pytest.approx(coded.ideal.sum()) != 0
+
+
+def test_escapes_and_tails_are_counted() -> None:
+    model = tiny_model("bmshj2018-factorized")
+    spread_latents(model, 400)
+    with torch.no_grad():
+        for matrix in model.entropy_bottleneck.matrices:
+            matrix.add_(2.0)  # a narrow density, hence short tables
+    model = evaluation_copy(model)
+    coded = code_image(model, images(1, 64, 64)).coded["entropy_bottleneck"]
+    tally = Tally(model.entropy_bottleneck, len(coded.ideal))
+    tally.add(coded, 64 * 64)
+    one = learned(model.entropy_bottleneck)
+    for c, symbols in enumerate(coded.symbols):
+        inside = one.symbols[np.isfinite(one.table[c])]
+        outside = (symbols < inside.min()) | (symbols > inside.max())
+        assert tally.parts["escapes"][c] == outside.sum()
+    assert tally.parts["escapes"].sum() > 10 and tally.parts["tails"].sum() != 0
+
+
+def test_lost_latents_are_counted_with_their_bits() -> None:
+    torch.manual_seed(0)
+    model = EntropyBottleneck(2)
+    symbols = np.array([[140.0, 150.0, 0.0, -150.0], [1.0, 2.0, 3.0, -140.0]])
+    tally = Tally(model, 2)
+    zeros = np.zeros_like(symbols)
+    tally.add(Coded(ideal=zeros, latents=symbols, centres=zeros, scales=None, in_padding=zeros[0] > 0, split=None), 64)
+    x = torch.from_numpy(symbols[:, None]).float()
+    stock = np.maximum(model._likelihood(x)[0][:, 0].detach().double().numpy(), 1e-9)
+    exact = np.maximum(likelihood(copy.deepcopy(model).double(), x[:, 0].double()).detach().numpy(), 1e-9)
+    assert (np.abs(stock / exact - 1) > 0.01).sum(1).tolist() == [2, 0]
+    assert tally.lost.tolist() == [2, 0]
+    np.testing.assert_allclose(tally.lost_bits, np.log2(exact / stock).sum(1), atol=1e-4)
+
+
+def test_what_was_learned_is_the_density_and_the_table() -> None:
+    model: Any = evaluation_copy(trained_model("bmshj2018-factorized")).entropy_bottleneck
+    one = learned(model)
+    wide = EntropyBottleneck(model.channels).double()
+    wide.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("_")}, strict=False)
+    x = wide.quantiles[:, 0, 1:2] + torch.from_numpy(one.symbols.astype(float))
+    np.testing.assert_allclose(one.pmf, likelihood(wide, x).detach().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(np.nansum(one.table, 1) + one.escape, 1)
+    np.testing.assert_array_equal(one.widths, model.cdf_length.numpy() - 2)
+    inside = np.where(np.isfinite(one.table), one.pmf, 0).sum(1)
+    np.testing.assert_allclose(one.tail_mass, 1 - inside, atol=1e-12)
+    assert (one.tail_mass < 1e-9).all() and (one.tail_mass > 1e-11).all()
+    p = np.where(one.pmf > 0, one.pmf, 1)
+    np.testing.assert_allclose(one.entropy, -(one.pmf * np.log2(p)).sum(1), rtol=1e-6)
+
+
+def test_entropies_of_counts() -> None:
+    np.testing.assert_allclose(entropy(np.array([[4, 0, 4], [8, 0, 0], [0, 0, 0], [2, 2, 4]])), [1, 0, 0, 1.5])
+
+
+def test_the_empirical_entropy_is_a_floor_and_dead_channels_are_found(factorized: Any) -> None:
+    tally, x = Tally(factorized.entropy_bottleneck, 12), images(1, 128, 128)
+    coded = code_image(factorized, x).coded["entropy_bottleneck"]
+    tally.add(coded, 128 * 128)
+    counted = np.array([np.bincount(row + SPAN, minlength=2 * SPAN + 1) for row in coded.symbols])
+    np.testing.assert_array_equal(tally.histogram, counted)
+    assert (tally.empirical * tally.count <= tally.coded + 1e-6).all()
+    tally.parts["ideal"][3] = 0
+    assert tally.dead.tolist() == [c == 3 for c in range(12)]
+
+
+def test_tables_say_what_was_measured(hyperprior: tuple[Subject, Study]) -> None:
+    _, found = hyperprior
+    parts = parts_table(found)
+    assert [row[0] for row in parts.rows] == ["1.png", "2.png", "mean"]
+    for row, one in zip(parts.rows, found.images, strict=False):
+        assert float(row[3]) == pytest.approx(one.total, abs=0.06)
+        assert sum(map(float, row[4:])) == pytest.approx(one.total, abs=0.5)
+        assert float(row[2]) == pytest.approx(one.total / (70 * 101), abs=1e-4)
+    assert "nothing but padding: 1.png" in parts.note
+    models = {row[0]: dict(zip(models_table(found).header, row, strict=True)) for row in models_table(found).rows}
+    y = found.tallies["gaussian_conditional"]
+    assert float(models["gaussian_conditional"]["ideal [bit]"]) == pytest.approx(y.parts["ideal"].sum(), abs=0.06)
+    channels = channels_table(found, "entropy_bottleneck", 3)
+    assert len(channels.rows) == 3 and "5 channels with lower rates" in channels.note
+    rates = [float(row[1]) for row in channels_table(found, "gaussian_conditional").rows]
+    assert len(rates) == 12 and rates == sorted(rates, reverse=True)
+    assert sum(rates) == pytest.approx(y.parts["ideal"].sum() / y.pixels, rel=1e-3)
+    scales = scales_table(found, "gaussian_conditional")
+    assert sum(int(row[3]) for row in scales.rows) == y.count * 12
+
+
+def test_an_image_that_no_file_can_hold_has_no_header(factorized: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, x = Subject(Path("model.pth"), "bmshj2018-factorized", factorized), images(1, 64, 64)
+    coded = code_image(factorized, x)
+    assert header_bits(one, identity(factorized), coded, x) > 1000
+    monkeypatch.setattr(bitstream, "MAX_PIXELS", 1000)
+    assert math.isnan(header_bits(one, identity(factorized), coded, x))
+
+
+def test_what_is_not_known_is_drawn_as_not_known() -> None:
+    """A context model, whose symbols are not known one by one, and an image without header."""
+    model = evaluation_copy(tiny_model("cheng2020-anchor"))
+    found = studied(Subject(Path("model.pth"), "cheng2020-anchor", model), 3)
+    found.images[0] = replace(found.images[0], header=math.nan)
+    whole, *others = sections(found, 2)
+    assert whole.tables[0].rows[0][-1] == whole.tables[0].rows[0][2] == ""
+    (y,) = (section for section in others if section.title == "gaussian_conditional")
+    header, row = y.tables[0].header, y.tables[0].rows[0]
+    assert dict(zip(header, row, strict=True))["coded [bit/latent]"] == ""
+    assert len(y.tables[0].rows) == 2
+    assert "not known" in y.plots[0].figure.axes[1].get_title()
+    for plot in (*whole.plots, *y.plots):
+        plot.figure.savefig(io.BytesIO(), dpi=20)
+    assert not any(plot.name.startswith(("symbols", "quantiles")) for plot in sections(found, 0)[1].plots)
+
+
+def test_no_term_is_forgotten() -> None:
+    """`image_parts` names the terms of `rate_gap`; a new one there belongs here, too."""
+    assert set(rate_gap({}, [], {}, None)) == {  # type: ignore[arg-type]
+        "rate_gap/total", "rate_gap/padding", "rate_gap/tables", "rate_gap/tails", "rate_gap/flush",
+    }  # fmt: skip
