@@ -232,4 +232,4 @@ def _gain(
 def _tensor(values: Matrix, dtype: torch.dtype, device: torch.device) -> Tensor:
     # The first use may be an evaluation; a tensor born in inference mode could not take part in training later.
     with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
+        return torch.tensor(values.copy(), dtype=dtype, device=device)  # a reversed view has strides that torch refuses

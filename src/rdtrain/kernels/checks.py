@@ -1,0 +1,112 @@
+"""What is wrong with the configuration of a fit that its types do not show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rdtrain.config import schema as common
+from rdtrain.config.nearest import suggestion
+from rdtrain.config.targets import make, target_problems
+from rdtrain.errors import UserError
+from rdtrain.experiment import engine_section
+from rdtrain.kernels.arms import PLAIN, is_control
+from rdtrain.kernels.inputs import Photographs
+from rdtrain.kernels.schema import Config
+from rdtrain.kernels.targets import make_target
+from rdtrain.preflight import device_problems
+
+
+def find_problems(config: Config) -> list[str]:
+    """Check what several keys and the libraries allow together.
+
+    Args:
+        config: a configuration whose keys are right one by one.
+
+    Returns:
+        One sentence for every mistake.
+    """
+    found = [
+        *device_problems(engine_section(config.engine)),
+        *_fit_problems(config),
+        *_optimizer_problems(config),
+        *_transform_problems(config),
+    ]
+    try:
+        kernel_size = make_target(config.target, config.seed).weight.shape[-2:]
+    except UserError as error:
+        return found + error.problems
+    return found + _size_problems(config, max(kernel_size))
+
+
+def _fit_problems(config: Config) -> list[str]:
+    fit = config.fit
+    if fit.steps % fit.epoch_steps:
+        fitting = fit.steps - fit.steps % fit.epoch_steps or fit.epoch_steps
+        return [f"fit.steps={fit.steps}: should be a multiple of fit.epoch_steps={fit.epoch_steps}; type {fitting}"]
+    return []
+
+
+def _optimizer_problems(config: Config) -> list[str]:
+    name = config.fit.optimizer
+    node = config.optimizers.get(name)
+    if node is None:
+        known = [key for key, value in config.optimizers.items() if value is not None]
+        return [f"fit.optimizer={name}: there is none of that name under optimizers; {suggestion(name, known)}"]
+    if "lr" not in node:
+        return [f"optimizers.{name}.lr is missing: give optimizers.{name}.lr=..."]
+    key = f"optimizers.{name}"
+    found = target_problems(key, node, [{"params": [_parameter(1.0)]}, {"params": [_parameter(1.0)]}])
+    if not found and not treats_numbers_alone(node):
+        found = [f"{key}._target_={node['_target_']}: its steps depend on other numbers of the same tensor; type Adam"]
+    return found
+
+
+def treats_numbers_alone(node: common.Target) -> bool:
+    """Whether an optimizer's step for a number does not depend on the others of its tensor.
+
+    Args:
+        node: of the optimizer.
+
+    Returns:
+        False for those that could not tell the repetitions of an arm apart.
+    """
+    gradient = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
+    together, *alone = _parameter(gradient), *(_parameter(row[None]) for row in gradient)
+    for parameters in ([together], alone):
+        optimizer = make(node, parameters)
+        for _ in range(2):
+            optimizer.step()
+    return torch.allclose(together, torch.cat([row.detach() for row in alone]), rtol=1e-5, atol=0)
+
+
+def _parameter(gradient: Any) -> torch.nn.Parameter:
+    gradient = torch.as_tensor(gradient).reshape(-1, 2) if torch.is_tensor(gradient) else torch.full((1, 1), gradient)
+    parameter = torch.nn.Parameter(torch.zeros_like(gradient))
+    parameter.grad = gradient.clone()
+    return parameter
+
+
+def _transform_problems(config: Config) -> list[str]:
+    found = []
+    for name, node in config.transforms.items():
+        if name == PLAIN or is_control(name):
+            found.append(f"transforms.{name}: plain kernels and the controls have such names; choose another one")
+        elif node is not None:
+            found += target_problems(f"transforms.{name}", node)
+    return found
+
+
+def _size_problems(config: Config, kernel: int) -> list[str]:
+    inputs = config.inputs
+    output = inputs.size + 2 * inputs.padding - kernel + 1 - 2 * inputs.crop
+    if output < 1:
+        return [
+            f"inputs.size={inputs.size}: nothing is left of the output; type inputs.size={inputs.size - output + 1}"
+        ]
+    if inputs.padding_mode in ("circular", "reflect") and inputs.padding >= inputs.size:
+        return [f"inputs.padding={inputs.padding} is too wide for {inputs.padding_mode}: type inputs.padding=0"]
+    if inputs.name == "images" and inputs.size > (largest := Photographs().largest_crop):
+        return [f"inputs.size={inputs.size}: the smallest photograph has {largest} pixels; type inputs.size={largest}"]
+    return []

@@ -1,0 +1,193 @@
+"""Figures of one fit and of many; every title is made from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from rdtrain.kernels.arms import PLAIN, control_name, is_control
+from rdtrain.kernels.ranking import WINS, Cell, Standing
+from rdtrain.kernels.results import Traces
+from rdtrain.kernels.schema import Config
+from rdtrain.kernels.targets import Target
+from rdtrain.report.figures import COLOURS, Plot, legend_below, new_figure
+
+DPI = 110
+_QUANTITIES = {"loss": "mean squared error of the outputs", "kernel_error": "relative error of the kernels"}
+_DECADES = 1.5  # of the heat map's colours, in either direction
+
+
+def title(config: Config, target: Target) -> str:
+    """Say what was fitted.
+
+    Args:
+        config: of the fit.
+        target: what was learned.
+
+    Returns:
+        Such as `edge (vertical edges) 4->4, K=5, groups=4; pink 48x48, batch 4, padding 5 zeros; Adam, lr 0.001; 5
+        seeds`.
+    """
+    inputs, optimizer = config.inputs, config.optimizer
+    images = f"{inputs.name} {inputs.size}x{inputs.size}, batch {inputs.batch}"
+    border = f"padding {inputs.padding} {inputs.padding_mode}" + (f", crop {inputs.crop}" if inputs.crop else "")
+    extra = [f"{key} {value}" for key, value in optimizer.items() if key not in ("_target_", "lr")]
+    rule = ", ".join([optimizer["_target_"].rpartition(".")[2], f"lr {float(optimizer['lr']):g}", *extra])
+    seeds = f"{config.fit.seeds} seed{'s' if config.fit.seeds > 1 else ''}"
+    return f"{target.description}; {images}, {border}; {rule}; {seeds}"
+
+
+def curves(name: str, subject: str, steps: NDArray[np.float64], traces: Traces) -> Plot:
+    """Draw losses and kernel errors against steps: geometric mean of the repetitions, band from smallest to largest.
+
+    Args:
+        name: of the file.
+        subject: the title.
+        steps: (T,).
+        traces: (T, S) by quantity and arm.
+
+    Returns:
+        Two panels; a control is dashed in its transform's colour.
+    """
+    figure, panels = new_figure(subject, 12, 5.5, columns=2)
+    for axes, (quantity, label) in zip(panels, _QUANTITIES.items(), strict=True):
+        own = {arm: values for (what, arm), values in traces.items() if what == quantity}
+        _draw_arms(axes, steps, own)
+        axes.set_ylabel(label)
+        axes.set_xlabel("optimizer steps")
+    legend_below(figure, panels)
+    return Plot(name, subject, figure)
+
+
+def _draw_arms(axes: Axes, steps: NDArray[np.float64], arms: Mapping[str, NDArray[np.float64]]) -> None:
+    colours = arm_colours(list(arms))
+    axes.set_yscale("log")
+    for arm, values in arms.items():
+        known = np.isfinite(values).all(axis=1) & (values > 0).all(axis=1)
+        x, y = steps[known], values[known]
+        middle = np.exp(np.log(y).mean(axis=1))
+        axes.plot(x, middle, color=colours[arm], linestyle="--" if is_control(arm) else "-", linewidth=1.4, label=arm)
+        if not is_control(arm):
+            axes.fill_between(x, y.min(axis=1), y.max(axis=1), color=colours[arm], alpha=0.12, linewidth=0)
+
+
+def arm_colours(arms: Sequence[str]) -> dict[str, str]:
+    """Give each arm a colour.
+
+    Args:
+        arms: names.
+
+    Returns:
+        Black for plain, that of its transform for a control.
+    """
+    transforms = [arm for arm in arms if arm != PLAIN and not is_control(arm)]
+    chosen = {arm: COLOURS[i % (len(COLOURS) - 1)] for i, arm in enumerate(transforms)}
+    return {PLAIN: COLOURS[-1]} | chosen | {control_name(arm): colour for arm, colour in chosen.items()}
+
+
+def frequency_maps(name: str, subject: str, errors: Mapping[str, NDArray[np.float64]]) -> Plot:
+    """Draw where among the frequencies the errors are.
+
+    Args:
+        name: of the file.
+        subject: the title.
+        errors: (Kh, Kw) in FFT order, by arm.
+
+    Returns:
+        A map an arm, frequency 0 in the middle, all in the same colours.
+    """
+    columns = min(6, len(errors))
+    rows = -(-len(errors) // columns)
+    kh, kw = next(iter(errors.values())).shape
+    finite = np.concatenate([values[np.isfinite(values)] for values in errors.values()])
+    highest = max(float(finite.max(initial=0)), 1e-6)
+    canvas = np.full((rows * (kh + 2), columns * (kw + 1)), np.nan)
+    figure = Figure(figsize=(2.1 * columns + 1.2, 2.3 * rows + 0.9), layout="constrained")
+    figure.suptitle(f"Error at each frequency, relative to the target\n{subject}", fontsize=9)
+    axes = figure.subplots()
+    axes.set(xticks=[], yticks=[], frame_on=False)
+    for i, (arm, values) in enumerate(errors.items()):
+        top, left = i // columns * (kh + 2) + 2, i % columns * (kw + 1)
+        canvas[top : top + kh, left : left + kw] = np.fft.fftshift(np.maximum(values, highest * 1e-4))
+        axes.text(left + (kw - 1) / 2, top - 0.7, arm, ha="center", fontsize=8)
+    image = axes.imshow(canvas, norm=LogNorm(highest * 1e-4, highest), cmap="magma")
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    return Plot(name, subject, figure)
+
+
+def heat_map(name: str, subject: str, found: Sequence[Standing]) -> Plot:
+    """Draw how the errors of all arms in all cells compare with plain's.
+
+    Args:
+        name: of the file.
+        subject: the title.
+        found: standings.
+
+    Returns:
+        A row a cell, a column an arm: ratio of the geometric means; a star where every repetition beats both plain and
+        control.
+    """
+    cells = sorted({one.cell for one in found}, key=lambda cell: (cell.optimizer, cell.lr, cell.inputs, cell.target))
+    arms = sorted(dict.fromkeys(one.arm for one in found), key=lambda arm: (is_control(arm), arm != PLAIN))
+    by_place = {(one.cell, one.arm): one for one in found}
+    ratios = np.array([[by_place[cell, arm].to_plain if (cell, arm) in by_place else np.nan for arm in arms]
+                       for cell in cells])  # fmt: skip
+    figure = Figure(figsize=(0.8 * len(arms) + 4, 0.33 * len(cells) + 2.4), layout="constrained")
+    figure.suptitle(subject, fontsize=11)
+    axes = figure.subplots()
+    image = axes.imshow(np.log10(ratios), cmap="RdBu_r", vmin=-_DECADES, vmax=_DECADES, aspect="auto")
+    axes.set_xticks(range(len(arms)), arms, rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(cells)), [cell_name(cell) for cell in cells], fontsize=8)
+    for i, cell in enumerate(cells):
+        for j, arm in enumerate(arms):
+            if (cell, arm) in by_place:
+                star = "*" if by_place[cell, arm].verdict == WINS else ""
+                axes.text(j, i, f"{ratios[i, j]:.2g}{star}", ha="center", va="center", fontsize=7)
+    figure.colorbar(image, ax=axes, label="log10 of the ratio to plain")
+    return Plot(name, subject, figure)
+
+
+def cell_name(cell: Cell) -> str:
+    """A cell in a line of text.
+
+    Args:
+        cell: the cell.
+
+    Returns:
+        Such as `edge, pink, Adam 0.001`.
+    """
+    return f"{cell.target}, {cell.inputs}, {cell.optimizer} {cell.lr:g}"
+
+
+def curve_grid(name: str, subject: str, fits: Mapping[Cell, tuple[NDArray[np.float64], Traces]]) -> Plot:
+    """Draw the kernel errors of many fits beside each other.
+
+    Args:
+        name: of the file.
+        subject: the title.
+        fits: steps and traces by cell.
+
+    Returns:
+        A row a target, a column inputs and optimizer.
+    """
+    rows = list(dict.fromkeys(cell.target for cell in fits))
+    columns = sorted(dict.fromkeys(cell[1:] for cell in fits), key=lambda column: (column[1], column[2]))
+    figure = Figure(figsize=(3 * len(columns) + 0.5, 2.3 * len(rows) + 1.6), layout="constrained")
+    figure.suptitle(subject, fontsize=11)
+    panels = figure.subplots(len(rows), len(columns), squeeze=False, sharey="row", sharex=True)
+    for axes in panels.ravel():
+        axes.set_visible(False)
+    for cell, (steps, traces) in fits.items():
+        axes = panels[rows.index(cell.target), columns.index(cell[1:])]
+        axes.set_visible(True)
+        _draw_arms(axes, steps, {arm: values for (what, arm), values in traces.items() if what == "kernel_error"})
+        axes.grid(True, color="#dddddd", linewidth=0.6)
+        axes.set_title(cell_name(cell), fontsize=8)
+        axes.tick_params(labelsize=7)
+    legend_below(figure, list(panels.ravel()))
+    return Plot(name, subject, figure)

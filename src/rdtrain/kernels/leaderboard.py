@@ -1,0 +1,111 @@
+"""Compares all finished fits below a folder: one ranked table, a heat map, and the curves."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.experimental.callback import Callback
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+FOLDER = "leaderboard"
+
+
+class LeaderboardRecord(Callback):
+    """Writes the leaderboard at the end of a multirun of fits, into `<paths.runs>/leaderboard`.
+
+    In the configuration:
+
+        hydra:
+          callbacks:
+            leaderboard:
+              _target_: rdtrain.kernels.leaderboard.LeaderboardRecord
+    """
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Compare what is finished.
+
+        Args:
+            config: of the multirun, Hydra's own node included.
+            kwargs: what else Hydra hands over.
+        """
+        from rdtrain.run_folder import runs_root
+
+        root = runs_root(config.paths.runs)
+        if fits := finished_fits(root):
+            print(write_leaderboard(fits, root / FOLDER))
+        else:
+            print(f"no finished fit in {root}, so no leaderboard", file=sys.stderr)
+
+
+def finished_fits(root: Path) -> list[Path]:
+    """Find fits that came to their end.
+
+    Args:
+        root: folder with run folders.
+
+    Returns:
+        Their folders, those of one target beside each other.
+    """
+    found = []
+    for table in root.glob("*/figures/results.csv"):
+        folder = table.parents[1]
+        summary = folder / "summary.json"
+        if summary.is_file() and json.loads(summary.read_text()).get("status") == "finished":
+            found.append(folder)
+    return sorted(found, key=lambda folder: folder.name.partition("-")[2])
+
+
+def write_leaderboard(fits: Sequence[Path], out: Path) -> str:
+    """Write tables and figures.
+
+    Args:
+        fits: run folders of finished fits.
+        out: the folder that they are written to; made where it does not exist.
+
+    Returns:
+        The ranked table and where the rest is, for the terminal.
+    """
+    from rdtrain.experiment import aligned, write_table
+    from rdtrain.files import write_text
+    from rdtrain.kernels import figures, results
+    from rdtrain.kernels.ranking import VERDICTS, Cell, leaders, standing_rows, standings
+
+    per_fit = {fit: results.read_results(fit / "figures" / f"{results.NAME}.csv") for fit in fits}
+    everything = [result for found in per_fit.values() for result in found]
+    found = standings(everything)
+    table = leaders(found)
+    out.mkdir(parents=True, exist_ok=True)
+    write_table(out / "results.csv", results.as_rows(everything))
+    write_table(out / "cells.csv", standing_rows(found))
+    write_table(out / "leaderboard.csv", table)
+    verdicts = "".join(f"- {name}: {meaning}\n" for name, meaning in VERDICTS.items())
+    write_text(out / "leaderboard.md", f"{markdown(table)}\n{verdicts}")
+    traces = {
+        Cell(first.target, first.inputs, first.optimizer, first.lr): results.read_traces(fit / "metrics.csv")
+        for fit, (first, *_) in per_fit.items()
+    }
+    seeds = len({result.seed for result in everything})
+    heat = f"Final relative kernel error, ratio to plain, geometric mean of {seeds} seeds (* beats control as well)"
+    curves = f"Relative kernel error against steps, geometric mean and range of {seeds} seeds"
+    for plot in (figures.heat_map("heat-map", heat, found), figures.curve_grid("curves", curves, traces)):
+        plot.figure.savefig(out / f"{plot.name}.png", dpi=figures.DPI)
+    return f"{aligned(table)}\nleaderboard: {out}"
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """A table in Markdown.
+
+    Args:
+        rows: values by column, all with the same columns.
+
+    Returns:
+        Its lines.
+    """
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -1,0 +1,186 @@
+"""One fit, from a configuration to a finished run folder. Reads from top to bottom."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from catalyst import dl
+from pydantic import ValidationError
+from torch.optim import Optimizer
+from torch.utils.tensorboard import SummaryWriter
+
+from rdtrain.config.targets import make
+from rdtrain.engine import Engine
+from rdtrain.experiment import Record, run_experiment, write_table
+from rdtrain.kernels import figures, results
+from rdtrain.kernels.arms import Arm, make_arms
+from rdtrain.kernels.bank import KernelBank, relative_error
+from rdtrain.kernels.checks import find_problems
+from rdtrain.kernels.draws import generator
+from rdtrain.kernels.inputs import Stream, drawer, make_loader
+from rdtrain.kernels.measures import frequency_error
+from rdtrain.kernels.ranking import standing_rows, standings
+from rdtrain.kernels.schema import Config
+from rdtrain.kernels.targets import Target, default_kernels, make_target
+from rdtrain.run_folder import RunFolder, run_id, runs_root
+from rdtrain.runners.kernel_fitting import KernelFittingRunner
+
+
+def problems(raw: dict[str, Any]) -> list[str]:
+    """What is wrong beyond the types of the keys.
+
+    Args:
+        raw: composed configuration as plain containers.
+
+    Returns:
+        One sentence for every mistake; none where the types are wrong, which the schema tells.
+    """
+    try:
+        return find_problems(Config.model_validate(raw))
+    except ValidationError:
+        return []
+
+
+def planned(config: Config) -> tuple[Config, RunFolder]:
+    """What a fit is called before it begins.
+
+    Args:
+        config: without mistakes.
+
+    Returns:
+        The same, and where the run will lie.
+    """
+    name = slug(config, make_target(config.target, config.seed))
+    return config, RunFolder(runs_root(config.paths.runs) / f"{run_id(config)}-{name}")
+
+
+def run(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
+    """Fit kernels, or leave alone what is finished.
+
+    Args:
+        config: without mistakes.
+        overrides: what the user typed, for the record.
+
+    Returns:
+        The run's folder.
+    """
+    targets = [make_target(config.target, seed) for seed in config.seeds]
+    weights = torch.stack([target.weight for target in targets])
+    data = {"target": hashlib.sha256(weights.numpy().tobytes()).hexdigest()}
+    return run_experiment(
+        config,
+        slug(config, targets[0]),
+        overrides,
+        data,
+        lambda record, engine, writer: _fit(config, targets[0], weights, record, engine, writer),
+    )
+
+
+def slug(config: Config, target: Target) -> str:
+    """What a person wants to read in a folder's name.
+
+    Args:
+        config: of the fit.
+        target: what is learned.
+
+    Returns:
+        Such as `edge-pink-adam-lr0.001-seed1`.
+    """
+    name = f"{target.label}-{config.inputs.name}-{config.fit.optimizer}-lr{config.optimizer['lr']}-seed{config.seed}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+
+
+def _fit(
+    config: Config, target: Target, weights: torch.Tensor, record: Record, engine: Engine, writer: SummaryWriter
+) -> None:
+    fit, inputs = config.fit, config.inputs
+    arms = make_arms(config, (weights.shape[-2], weights.shape[-1]))
+    size = tuple(target.weight.shape)
+    initial = torch.stack([default_kernels(size, generator(seed, "initial")) for seed in config.seeds])
+    bank = KernelBank(arms, initial, weights, target.groups, inputs.padding, inputs.padding_mode, inputs.crop)
+    shape = (inputs.batch, target.in_channels, inputs.size, inputs.size)
+    stream = Stream(drawer(inputs.name), shape, config.seeds, fit.epoch_steps)
+    names = [arm.name for arm in arms]
+    runner = KernelFittingRunner(names, config.seeds, fit.tolerance)
+    runner.train(
+        engine=engine,
+        model=bank,
+        optimizer=make_optimizer(config, arms, bank),
+        loaders={"train": make_loader(stream)},
+        callbacks={"log": FitLog(record, writer)},
+        seed=config.seed,
+        num_epochs=fit.steps // fit.epoch_steps,
+    )
+    record.final = {f"train/{name}": value for name, value in runner.epoch_metrics["train"].items()}
+    found = results.collect(config, target.label, arms, bank, runner.last_losses.cpu(), runner.reached.numbers())
+    write_table(record.folder.figures / f"{results.NAME}.csv", results.as_rows(found))
+    record.table("arms", standing_rows(standings(found)))
+    _draw(config, target, record, names, bank)
+
+
+def make_optimizer(config: Config, arms: Sequence[Arm], bank: KernelBank) -> Optimizer:
+    """One optimizer for everyone, each arm with its own learning rate.
+
+    Args:
+        config: names the optimizer.
+        arms: of the bank.
+        bank: with the parameters.
+
+    Returns:
+        The optimizer, a parameter group an arm.
+    """
+    lr = float(config.optimizer["lr"])
+    groups = [
+        {"params": list(layer.parameters()), "lr": lr * arm.lr_factor}
+        for arm, layer in zip(arms, bank.layers, strict=True)
+    ]
+    return make(config.optimizer, groups)
+
+
+@torch.no_grad()
+def _draw(config: Config, target: Target, record: Record, names: list[str], bank: KernelBank) -> None:
+    steps, traces = results.read_traces(record.folder.metrics)
+    title = figures.title(config, target)
+    errors = frequency_error(bank.gap(), bank.targets).mean(dim=1).cpu().numpy()
+    plots = [
+        figures.curves("curves", title, steps, traces),
+        figures.frequency_maps("frequencies", title, dict(zip(names, errors, strict=True))),
+    ]
+    for plot in plots:
+        plot.figure.savefig(record.folder.figures / f"{plot.name}.png", dpi=figures.DPI)
+
+
+class FitLog(dl.Callback):
+    """Observer: a row of `metrics.csv` and points in TensorBoard after every epoch; part of every fit.
+
+    Args:
+        record: of the run.
+        writer: of its event file.
+    """
+
+    def __init__(self, record: Record, writer: SummaryWriter) -> None:
+        super().__init__(order=70)
+        self.record, self.writer = record, writer
+
+    @torch.no_grad()
+    def on_experiment_start(self, runner: KernelFittingRunner) -> None:
+        """Write down where everyone begins.
+
+        Args:
+            runner: of this fit.
+        """
+        errors = relative_error(runner.bank.gap(), runner.bank.targets)
+        self.record.log(self.writer, 0, "train", runner.named("kernel_error", errors))
+
+    def on_epoch_end(self, runner: KernelFittingRunner) -> None:
+        """Write down the epoch's numbers.
+
+        Args:
+            runner: of this fit.
+        """
+        self.record.steps = runner.steps
+        self.record.log(self.writer, runner.epoch_step, "train", runner.epoch_metrics["train"])

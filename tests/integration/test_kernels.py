@@ -1,0 +1,234 @@
+"""Fits of kernels as a user makes them, in this process: from the composed configuration to the run folder."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rdtrain.kernels import figures, results
+from rdtrain.kernels.leaderboard import finished_fits, write_leaderboard
+from rdtrain.kernels.ranking import VERDICTS
+from rdtrain.kernels.schema import Config
+from rdtrain.kernels.targets import make_target
+from rdtrain.kernels.task import planned, problems, run
+
+EXPERIMENTS = sorted(
+    path.name.removesuffix(".yaml") for path in files("rdtrain.conf").joinpath("experiment/kernels").iterdir()
+)
+TINY = ("target.name=edge", "inputs.size=10", "inputs.batch=2", "fit.steps=6", "fit.epoch_steps=3", "fit.seeds=2")
+
+
+MINE = """
+import dataclasses, numpy
+from rdtrain.conv.transform import Transform
+
+@dataclasses.dataclass(frozen=True)
+class UpsideDown(Transform):
+    def basis(self, kernel_size):
+        return numpy.eye(kernel_size[0] * kernel_size[1])[::-1]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def raw(*overrides: str) -> Any:
+    with initialize_config_module("rdtrain.conf", version_base="1.3"):
+        return OmegaConf.to_container(compose("kernels", overrides=list(overrides)), resolve=True)
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Callable[..., Config]:
+    def make(*overrides: str) -> Config:
+        composed = raw(*overrides, f"paths.runs={tmp_path}")
+        assert problems(composed) == []
+        return Config.model_validate(composed)
+
+    return make
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_without_mistakes(name: str) -> None:
+    assert len(EXPERIMENTS) == 11
+    composed = raw(f"experiment=kernels/{name}")
+    found = problems(composed)
+    if name == "trained":
+        assert found == ["target.name=trained needs a convolution: type target.checkpoint=RUN target.layer=g_a.0"]
+    else:
+        assert found == []
+    assert Config.model_validate(composed).to_dict() == composed
+
+
+def test_a_fit_leaves_a_whole_run_folder(
+    configure: Callable[..., Config],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "my_kernel_forms.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = configure(*TINY, "++transforms.mine._target_=my_kernel_forms.UpsideDown")
+    folder = run(config, ["seed=1"])
+    assert planned(config) == (config, folder)
+    summary = json.loads(folder.summary.read_text())
+    assert (summary["status"], summary["steps"], summary["warnings"]) == ("finished", 6, [])
+    steps, traces = results.read_traces(folder.metrics)
+    assert steps.tolist() == [0, 3, 6]
+    found = results.read_results(folder.figures / "results.csv")
+    assert len(found) == 2 * len({one.arm for one in found}) and {one.seed for one in found} == {1, 2}
+    for one in found:
+        last = traces["kernel_error", one.arm][-1, one.seed - 1]
+        assert one.kernel_error == pytest.approx(last, rel=1e-5)
+        assert np.hypot(one.error_low, one.error_high) == pytest.approx(one.kernel_error, rel=1e-5)
+        assert summary["final"][f"train/kernel_error/{one.arm}/seed{one.seed}"] == last
+    events = EventAccumulator(str(folder.tensorboard), size_guidance={"scalars": 0}).Reload()
+    assert [point.value for point in events.Scalars("train/loss/rfft/seed2")] == pytest.approx(
+        traces["loss", "rfft"][1:, 1].tolist()
+    )
+    assert all((folder.figures / name).stat().st_size > 5000 for name in ("curves.png", "frequencies.png"))
+    assert yaml_of(folder.config) == config.to_dict() and folder.overrides.read_text() == "seed=1\n"
+    before = folder.metrics.stat().st_mtime_ns
+    capsys.readouterr()
+    assert run(config).path == folder.path and folder.metrics.stat().st_mtime_ns == before
+    assert "already finished" in capsys.readouterr().out
+
+
+def yaml_of(path: Path) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(path))
+
+
+def test_another_order_of_the_taps_changes_nothing(
+    configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_kernel_forms.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = run(configure(*TINY, "++transforms.mine._target_=my_kernel_forms.UpsideDown"))
+    errors = {(one.arm, one.seed): one.kernel_error for one in results.read_results(folder.figures / "results.csv")}
+    assert [errors["mine", seed] for seed in (1, 2)] == pytest.approx(
+        [errors["plain", seed] for seed in (1, 2)], rel=1e-4
+    )
+    assert "plain-as-mine" not in {arm for arm, _ in errors}  # it hides no learning rate
+
+
+def test_the_loop_prints_the_same_numbers_for_plain_and_rdft(
+    configure: Callable[..., Config],
+) -> None:
+    config = configure("experiment=kernels/loop", "target.name=edge", "fit.seeds=2", "inputs.size=20", "fit.steps=100")
+    assert (config.optimizer["lr"], config.inputs.batch, config.inputs.padding) == (1e-4, 16, 5)
+    steps, traces = results.read_traces(run(config).metrics)
+    plain, rdft, rfft = (traces["loss", arm][1:] for arm in ("plain", "rdft", "rfft"))
+    assert plain.shape == (5, 2) and steps[-1] == 100
+    np.testing.assert_allclose(rdft, plain, rtol=2e-6)
+    assert [f"{value:.4f}" for value in rdft.ravel()] == [f"{value:.4f}" for value in plain.ravel()]
+    assert np.abs(rfft / plain - 1).max() > 1e-4
+
+
+def test_arms_are_alone_with_their_loss(configure: Callable[..., Config]) -> None:
+    """An arm that diverges leaves the others as they are."""
+    few = tuple(f"transforms.{name}=null" for name in ("rdft", "dct", "dct9", "attenuated"))
+    wild = run(configure(*TINY, *few, "optimizers.sgd.lr=100", "fit.optimizer=sgd", "fit.steps=30"))
+    found = {(one.arm, one.seed): one for one in results.read_results(wild.figures / "results.csv")}
+    assert not np.isfinite(found["plain", 1].kernel_error) or found["plain", 1].kernel_error > 1e3
+    assert json.loads(wild.summary.read_text())["status"] == "finished"
+    together = run(configure(*TINY))
+    alone = run(configure(*TINY, *few))
+    losses = [results.read_traces(folder.metrics)[1]["loss", "rfft"][1:] for folder in (together, alone)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_titles_say_what_the_configuration_says(configure: Callable[..., Config]) -> None:
+    config = configure("target.name=edge", "inputs.name=pink", "inputs.crop=1", "fit.seeds=4", "fit.optimizer=sgd",
+                       "++optimizers.sgd.momentum=0.9")  # fmt: skip
+    assert figures.title(config, make_target(config.target, 1)) == (
+        "edge (vertical edges) 4->4, K=5, groups=4; pink 48x48, batch 4, padding 5 zeros, crop 1; "
+        "SGD, lr 0.0001, momentum 0.9; 4 seeds"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["fit.optimizer=adamm"],
+            "there is none of that name under optimizers; did you mean adam?",
+        ),
+        (["++optimizers.adam.lrr=1"], "optimizers.adam.lrr does not exist: did you mean optimizers.adam.lr"),
+        (["optimizers.adam._target_=torch.optim.Adafactor"], "its steps depend on other numbers of the same tensor"),
+        (
+            ["optimizers.adam._target_=torch.optim.LBFGS"],
+            "LBFGS doesn't support per-parameter options",
+        ),
+        (["++transforms.mine._target_=nowhere.Mine"], "transforms.mine._target_=nowhere.Mine: is no class of kind"),
+        (
+            ["++transforms.plain._target_=rdtrain.conv.transforms.Rfft"],
+            "transforms.plain: plain kernels and",
+        ),
+        (["transforms.dct9.K=0"], "transforms.dct9: conv.dct.coefficients=0"),
+        (["fit.steps=50"], "fit.steps=50: should be a multiple of fit.epoch_steps=20; type 40"),
+        (["inputs.size=4", "inputs.padding=0"], "inputs.size=4: nothing is left of the output; type inputs.size=11"),
+        (["inputs.padding_mode=reflect", "inputs.size=5"], "inputs.padding=5 is too wide for reflect"),
+        (["inputs.name=images", "inputs.size=5000"], "inputs.size=5000: the smallest photograph has"),
+    ],
+)
+def test_mistakes_say_what_to_type(overrides: list[str], said: str) -> None:
+    (problem,) = problems(raw(*overrides))
+    assert said in problem
+
+
+@pytest.mark.slow
+def test_the_quick_suite_makes_a_leaderboard(tmp_path: Path) -> None:
+    with initialize_config_module("rdtrain.conf", version_base="1.3"):
+        composed = compose("kernels", overrides=["experiment=kernels/quick_suite"], return_hydra_config=True)
+    GlobalHydra.instance().clear()
+    axes = [[f"{key}={value}" for value in values.split(",")] for key, values in composed.hydra.sweeper.params.items()]
+    points = list(itertools.product(*axes))
+    for point in points:
+        run(Config.model_validate(raw("experiment=kernels/quick_suite", *point, f"paths.runs={tmp_path}")))
+    fits = finished_fits(tmp_path)
+    assert len(fits) == len(points) == 8
+    said = write_leaderboard(fits, tmp_path / "leaderboard")
+    with open(tmp_path / "leaderboard" / "leaderboard.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    arms = {"plain", "rfft", "rdft", "dct", "dct9", "attenuated", "attenuated_half"}
+    assert {row["arm"] for row in table} == arms and {row["cells"] for row in table} == {"8"}
+    ranks = [float(row["mean_rank"]) for row in table]
+    assert ranks == sorted(ranks) and 1 <= ranks[0] < ranks[-1] <= 7
+    for row in table:
+        assert sum(int(row[name]) for name in VERDICTS) == (0 if row["arm"] == "plain" else 8)
+        assert row["arm"] in said
+    assert all((tmp_path / "leaderboard" / name).stat().st_size > 20_000 for name in ("heat-map.png", "curves.png"))
+
+
+@pytest.mark.slow
+def test_the_half_spectrum_conditions_adam_beyond_its_hidden_rate(
+    configure: Callable[..., Config],
+) -> None:
+    """Within three times the range of what one seed and another recipe of pink noise gave."""
+    folder = run(configure("experiment=kernels/conditioning", "target.name=edge", "inputs.name=pink"))
+    errors: dict[str, list[float]] = {}
+    for one in results.read_results(folder.figures / "results.csv"):
+        errors.setdefault(one.arm, []).append(one.kernel_error)
+    table = {"plain": 0.808, "plain-as-rfft": 0.571, "rfft": 0.055, "rdft": 0.145}
+    for arm, value in table.items():
+        assert len(errors[arm]) == 5
+        assert min(errors[arm]) / 3 < value < 3 * max(errors[arm]), (arm, errors[arm])
+    assert max(errors["rfft"]) < 0.25 * min(errors["plain-as-rfft"]) and max(errors["rdft"]) < 0.5 * min(
+        errors["plain"]
+    )
