@@ -44,6 +44,7 @@ TINY = (
     "engine.device=cpu",
     "engine.threads=1",
     "logger.figures=null",
+    "logger.entropy_report=null",
     "infer.max_images=1",
     "infer.every_n_epochs=2",
 )

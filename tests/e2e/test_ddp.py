@@ -15,7 +15,7 @@ from rdtrain.models import build_model
 
 COMMON = (
     "experiment=quickstart", "hp.N=4", "hp.M=6", "engine.num_epochs=2", "engine.threads=1",
-    "infer.every_n_epochs=2", "logger.figures=null", "dataset.valid_batch_size=1",
+    "infer.every_n_epochs=2", "logger.figures=null", "logger.entropy_report=null", "dataset.valid_batch_size=1",
 )  # fmt: skip
 SWITCH = ("conv.switch.trigger=epoch", "conv.switch.at=1")
 

@@ -354,6 +354,7 @@ def test_two_processes_roll_back_together(tmp_path: Path, monkeypatch: pytest.Mo
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rdtrain",
         "engine=ddp", "engine.device=cpu", "experiment=quickstart", "hp.N=4", "hp.M=6", "engine.num_epochs=2",
         "engine.threads=1", "engine.epoch_steps=3", "infer.every_n_epochs=2", "logger.figures=null",
+        "logger.entropy_report=null",
         "dataset.valid_batch_size=1", "dataset.batch_size=2",
         f"+callbacks.poison={{_target_: poison.Poison, folder: {tmp_path}}}",
     ]  # fmt: skip

@@ -408,6 +408,7 @@ def test_the_command_tells_of_a_dead_worker_in_a_line_and_continues(photos: Path
         "experiment=quickstart", "hp.N=4", "hp.M=6", "dataset=image_folder", f"dataset.root={photos}",
         "dataset.patch_size=64", "dataset.batch_size=4", "dataset.workers=2", "dataset.cache_mb=0",
         "engine.num_epochs=2", "engine.epoch_steps=3", "engine.threads=1", "logger.figures=null",
+        "logger.entropy_report=null",
     )  # fmt: skip
 
     def command(mode: str) -> subprocess.CompletedProcess[str]:
