@@ -1,0 +1,128 @@
+"""The pictures of a factorisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rdtrain.factorisation.targets import WAVELETS, Array, on_canvas, wavelet
+from rdtrain.report.figures import COLOURS, legend_below, new_figure
+
+Rows = Sequence[Mapping[str, Any]]
+_LIMIT = 5  # of the colours, in standard deviations
+_GAIN = 10  # by which errors are shown larger
+
+
+def target_figure() -> Figure:
+    """The four bands of the wavelet transform.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(9, 2.7), layout="constrained")
+    figure.suptitle("Responses of the inverse DTCWT's first level, near_sym_a", fontsize=11)
+    for axes, name in zip(figure.subplots(1, 4), WAVELETS, strict=True):
+        axes.imshow(on_canvas(wavelet(name)), cmap="RdBu_r", vmin=-0.37, vmax=0.37)
+        axes.set_title("{}: {}x{}".format(name, *wavelet(name).shape), fontsize=9)
+        axes.set(xticks=[], yticks=[])
+    return figure
+
+
+def case_figure(name: str, target: Array, learned: Mapping[str, tuple[Array, float]]) -> Figure:
+    """Target, learned and error, a row a solver.
+
+    Args:
+        name: of the case.
+        target: normalised canvas.
+        learned: canvas and mean squared error by solver.
+
+    Returns:
+        The figure; errors are shown ten times as strong.
+    """
+    figure = Figure(figsize=(7, 2.6 * len(learned) + 0.4), layout="constrained")
+    figure.suptitle(f"{name}: errors scaled by {_GAIN}", fontsize=11)
+    for row, (solver, (canvas, error)) in zip(
+        figure.subplots(len(learned), 3, squeeze=False), learned.items(), strict=True
+    ):
+        views = {"target": target, f"{solver}: MSE {error:.2e}": canvas, "error": _GAIN * (target - canvas)}
+        for axes, (title, view) in zip(row, views.items(), strict=True):
+            axes.imshow(view, cmap="RdBu_r", vmin=-_LIMIT, vmax=_LIMIT)
+            axes.set_title(title, fontsize=9)
+            axes.set(xticks=[], yticks=[])
+    return figure
+
+
+def map_figure(rows: Rows, case: str) -> Figure:
+    """What becomes of gradient descent for weights and learning rates.
+
+    Args:
+        rows: with `lmbda`, `lr`, `diverged_share` and `mse`.
+        case: its name.
+
+    Returns:
+        The figure.
+    """
+    lmbdas, lrs = (sorted({row[key] for row in rows}) for key in ("lmbda", "lr"))
+    figure, panels = new_figure(f"{case}: alternating gradient descent", 9, 4, columns=2)
+    titles = {"diverged_share": "share of restarts that diverged", "log_mse": "log10 of the best restart's MSE"}
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
+        cells = np.full((len(lmbdas), len(lrs)), np.nan)
+        for row in rows:
+            value = np.log10(row["mse"]) if key == "log_mse" else row[key]
+            cells[lmbdas.index(row["lmbda"]), lrs.index(row["lr"])] = value
+        axes.grid(False)
+        image = axes.imshow(cells, cmap="viridis", origin="lower", aspect="auto")
+        figure.colorbar(image, ax=axes)
+        axes.set_title(title, fontsize=9)
+        axes.set(xlabel="learning rate", ylabel="lambda", xticks=range(len(lrs)), yticks=range(len(lmbdas)))
+        axes.set_xticklabels([f"{lr:g}" for lr in lrs], fontsize=8)
+        axes.set_yticklabels([f"{lmbda:g}" for lmbda in lmbdas], fontsize=8)
+    return figure
+
+
+def latency_figure(rows: Rows, size: int, device: str) -> Figure:
+    """Milliseconds of chains and of the convolutions that they replace.
+
+    Args:
+        rows: of `rdtrain.factorisation.latency.latency_rows`, of several numbers of channels.
+        size: side of the image.
+        device: that computed.
+
+    Returns:
+        The figure.
+    """
+    channels = list(dict.fromkeys(row["channels"] for row in rows))
+    figure, panels = new_figure(f"One {size}x{size} image on {device}, median", 4.5 * len(channels), 3.6, len(channels))
+    for axes, number in zip(panels, channels, strict=True):
+        own = [row for row in rows if row["channels"] == number]
+        colours = [COLOURS[0] if row["reach"] == 7 else COLOURS[1] for row in own]
+        bars = axes.barh([row["convolutions"] for row in own], [row["milliseconds"] for row in own], color=colours)
+        axes.bar_label(bars, [f"{row['multiply_adds']} multiply-adds" for row in own], fontsize=7, padding=3)
+        axes.margins(x=0.45)
+        axes.invert_yaxis()
+        axes.set(xlabel="milliseconds, less is better")
+        axes.set_title(f"{number} channel{'s' * (number > 1)}", fontsize=9)
+    return figure
+
+
+def rate_figure(rows: Rows, name: str) -> Figure:
+    """Rate and distortion of a model before and after.
+
+    Args:
+        rows: with `bpp`, `psnr` and `cost`, the share of multiply-adds in the replaced layers, 0 for none replaced.
+        name: of the model.
+
+    Returns:
+        The figure.
+    """
+    figure, (axes,) = new_figure(f"{name}: large convolutions as two smaller ones", 6.5, 4.2)
+    for colour, row in zip(COLOURS, rows, strict=False):
+        label = f"two, {row['cost']:.2f} of the multiply-adds" if row["cost"] else "one, as trained"
+        axes.plot(row["bpp"], row["psnr"], "o", color=colour, label=label)
+    axes.set(xlabel="bits per pixel, real", ylabel="PSNR, dB")
+    axes.margins(0.15)
+    legend_below(figure, [axes])
+    return figure

@@ -1,0 +1,1 @@
+"""Networks that classify images from their JPEG coefficients, without decoding them."""

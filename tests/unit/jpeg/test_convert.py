@@ -1,0 +1,105 @@
+"""Whole networks on coefficients against the same networks on pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rdtrain.jpeg.codec import Codec, table
+from rdtrain.jpeg.convert import to_jpeg
+from rdtrain.jpeg.measure import agreement, size_rows, timing_rows
+from rdtrain.jpeg.model import SmallResNet
+from rdtrain.jpeg.relu import BlockReLU, JpegReLU
+from rdtrain.jpeg.training import make_classifier
+
+CODEC = Codec(dtype=torch.float64)
+
+
+def network(in_channels: int = 1, relu: Callable[[], nn.Module] = nn.ReLU) -> nn.Module:
+    """Narrow, with statistics as after a training."""
+    torch.manual_seed(0)
+    model = SmallResNet(in_channels, (4, 6, 8), relu=relu).double().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for value, low in ((module.running_mean, -0.3), (module.running_var, 0.2), (module.weight, 0.5)):
+                nn.init.uniform_(value, low, 1.0)  # type: ignore[arg-type]
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return model
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_network_of_the_notes() -> None:
+    model = SmallResNet()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 75_226
+    assert size_rows({"pixels": model})[0]["parameters"] == 300_904
+    assert model.block3(torch.zeros(1, 32, 16, 16)).shape == (1, 64, 8, 8)
+
+
+@pytest.mark.parametrize("mode", ["fused", "exploded"])
+@pytest.mark.parametrize("size", [(32, 32), (32, 64)])
+def test_exact_relu_gives_the_same_logits(mode: str, size: tuple[int, int]) -> None:
+    model, x = network(), images(3, 1, *size)
+    found = to_jpeg(model, CODEC, mode=mode)(CODEC.encode(x))  # type: ignore[arg-type]
+    torch.testing.assert_close(found, model(x), atol=1e-12, rtol=0)
+
+
+def test_colours_with_tables_of_their_own() -> None:
+    model, x = network(in_channels=3), images(2, 3, 32, 32)
+    first = Codec(np.stack([table("luminance"), table("chrominance"), table("chrominance")]), torch.float64)
+    found = to_jpeg(model, CODEC, first=first)(first.encode(x))
+    torch.testing.assert_close(found, model(x), atol=1e-12, rtol=0)
+
+
+def test_fewer_frequencies_are_farther_away() -> None:
+    model, x = network(), images(16, 1, 32, 32)
+    model.requires_grad_(False)
+    errors = [agreement(to_jpeg(model, CODEC, n_freqs=n)(CODEC.encode(x)), model(x))["rmse"] for n in (0, 4, 8, 12, 14)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-2] > 1e-4 and errors[-1] < 1e-12
+
+
+@pytest.mark.parametrize("n_freqs", [0, 6])
+def test_a_network_trained_with_approximate_relu_keeps_it(n_freqs: int) -> None:
+    model, x = network(relu=partial(BlockReLU, n_freqs)), images(3, 1, 32, 32)
+    converted = to_jpeg(model, CODEC)
+    assert {module.n_freqs for module in converted.modules() if isinstance(module, JpegReLU)} == {n_freqs}
+    torch.testing.assert_close(converted(CODEC.encode(x)), model(x), atol=1e-12, rtol=0)
+
+
+def test_spectral_kernels_are_converted_too() -> None:
+    model, x = make_classifier(0, "rfft").eval(), images(2, 1, 32, 32).float()
+    found = to_jpeg(model)(Codec().encode(x))
+    torch.testing.assert_close(found, model(x), atol=1e-5, rtol=0)
+
+
+def test_the_given_network_is_left_alone() -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    converted = to_jpeg(model, CODEC)
+    own, others = ({value.data_ptr() for value in net.state_dict().values()} for net in (model, converted))
+    assert not own & others
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("layer", [nn.MaxPool2d(2), nn.Sigmoid(), nn.AdaptiveAvgPool2d(2)])
+def test_a_layer_without_an_image_is_named(layer: nn.Module) -> None:
+    with pytest.raises(TypeError, match=f"1: {type(layer).__name__} has no image"):
+        to_jpeg(nn.Sequential(nn.Conv2d(1, 1, 3), layer))
+
+
+def test_every_way_is_timed() -> None:
+    model, x = network().float(), images(2, 1, 32, 32).float()
+    rows = timing_rows(model, Codec(), x, 1, to_jpeg(model, mode="exploded"))
+    assert [row["task"] for row in rows].count("training") == 3
+    assert [row["of_pixels"] for row in rows if row["way"] == "pixels"] == [1, 1]
+    assert all(float(row["images_per_s"]) > 0 for row in rows) and len(rows) == 7
+    assert all(not parameter.grad for parameter in model.parameters())
