@@ -36,7 +36,6 @@ SECONDS = 120
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.long,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH"),
 ]
 

@@ -118,6 +118,7 @@ def test_quickstart_on_the_embedded_photographs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_quickstart_on_bsds500_and_kodak(tmp_path: Path, test_data: Path) -> None:
     _check_quickstart(
         tmp_path,

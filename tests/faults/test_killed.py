@@ -56,7 +56,7 @@ def _kill_at_random(
 
 
 @pytest.mark.parametrize(
-    ("runs", "kills"), [(1, 6), pytest.param(5, 50, marks=[pytest.mark.slow, pytest.mark.long])], ids=["quick", "fifty"]
+    ("runs", "kills"), [(1, 6), pytest.param(5, 50, marks=pytest.mark.slow)], ids=["quick", "fifty"]
 )
 def test_sigkill_at_random_moments(
     configure: Configure,
