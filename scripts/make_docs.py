@@ -74,7 +74,8 @@ def group_table() -> str:
     """
     lines = ["| group | options |", "|---|---|"]
     for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and list(path.glob("*.yaml"))):
-        options = sorted(path.stem for path in folder.glob("*.yaml") if path.stem != "base")
+        files = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+        options = sorted(path.as_posix() for path in files if path.name != "base")
         lines.append(f"| `{folder.name}` | {', '.join(f'`{option}`' for option in options)} |")
     return "\n".join(lines) + "\n"
 

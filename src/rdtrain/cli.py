@@ -278,6 +278,7 @@ def exit_code(work: Callable[[], object]) -> int:
             raise
         return report([f"{error.filename}: {error.strerror}"])
     except KeyboardInterrupt as error:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        what_next = getattr(error, "what_next", "continues where it stopped")
+        print(f"interrupted; the same command {what_next}", file=sys.stderr)
         return _INTERRUPTED + getattr(error, "signum", signal.SIGINT)
     return 0

@@ -20,7 +20,7 @@ from rdtrain.config import schema
 from rdtrain.config.experiment import Experiment, Machine
 from rdtrain.engine import Engine, make_engine
 from rdtrain.files import remove_leftovers, write_json, write_text
-from rdtrain.interruption import Interruption
+from rdtrain.interruption import Interrupted, Interruption
 from rdtrain.lock import locked
 from rdtrain.run_folder import RunFolder, run_id, runs_root
 
@@ -152,8 +152,11 @@ def _recorded(record: Record, engine: Engine, work: Callable[[Record, Engine, Su
     try:
         with SummaryWriter(str(record.folder.tensorboard)) as writer:
             work(record, engine, writer)
-    except BaseException as error:
-        record.write("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+    except Interrupted as error:
+        record.write("interrupted")
+        raise Interrupted(error.signum, "begins it anew") from error
+    except BaseException:
+        record.write("failed")
         raise
     record.write("finished")
     print(f"finished: {record.folder.path}", flush=True)

@@ -19,11 +19,12 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         signum: the signal.
+        what_next: what the same command does when it is typed again.
     """
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, what_next: str = "continues where it stopped") -> None:
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
-        self.signum = signum
+        self.signum, self.what_next = signum, what_next
 
 
 class Interruption:
