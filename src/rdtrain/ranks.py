@@ -38,7 +38,14 @@ def rank_share(loader: DataLoader, engine: Accelerator) -> DataLoader:
     if images < engine.num_processes:
         raise UserError(f"{images} image(s) for {engine.num_processes} processes: give each at least one")
     share = Subset(loader.dataset, range(engine.process_index, images, engine.num_processes))
-    return DataLoader(share, batch_size=loader.batch_size, collate_fn=loader.collate_fn, num_workers=loader.num_workers)
+    return DataLoader(
+        share,
+        batch_size=loader.batch_size,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+    )
 
 
 def keep_quantiles_local(model: nn.Module) -> list[str]:

@@ -20,9 +20,16 @@ COMMON = (
 SWITCH = ("conv.switch.trigger=epoch", "conv.switch.at=1")
 
 
-def _run(folder: Path, *words: str, steps: int = 3) -> dict[str, float]:
+TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rdtrain", "engine=ddp")
+
+
+def _start(folder: Path, *words: str, steps: int = 3) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *words, *COMMON, f"engine.epoch_steps={steps}"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def _run(folder: Path, *words: str, steps: int = 3) -> dict[str, float]:
+    done = _start(folder, *words, steps=steps)
     assert done.returncode == 0, done.stderr
     (run,) = (folder / "runs").iterdir()
     assert len(list((run / "tensorboard").iterdir())) == 1
@@ -37,8 +44,7 @@ def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one = _run(tmp_path / "one", "rdtrain", *frozen)
-    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rdtrain", "engine=ddp")
-    two = _run(tmp_path / "two", *launch, "engine.device=cpu", *frozen)
+    two = _run(tmp_path / "two", *TWO, "engine.device=cpu", *frozen)
     names = [name for name in one if name.startswith(("valid/", "infer/")) and "/time/" not in name]
     assert len(names) > 30
     for name in names:
@@ -70,10 +76,9 @@ class Witness(dl.Callback):
 
 def _weights_of_both(folder: Path, *options: str, rewrap: bool = True, steps: int = 3) -> list[dict[str, torch.Tensor]]:
     (folder / "witness.py").write_text(WITNESS)  # a callback of the user's own
-    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rdtrain", "engine=ddp")
     witness = f"+callbacks.witness={{_target_: witness.Witness, folder: {folder}, rewrap: {str(rewrap).lower()}}}"
     small = ("engine.device=cpu", "dataset.batch_size=2", "engine.accumulate=2")
-    final = _run(folder, *launch, *small, witness, *options, steps=steps)
+    final = _run(folder, *TWO, *small, witness, *options, steps=steps)
     assert final["train/grad_norm"] > 0
     assert final["train/conv/spectral"] == 0
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
@@ -99,3 +104,46 @@ def test_a_switch_without_wrapping_again_lets_them_drift(tmp_path: Path, monkeyp
     apart = [name for name in first if not torch.equal(first[name], second[name])]
     assert len(apart) >= 8  # at least the kernels of the eight convs
     assert all(f"g_{part}.{layer}.weight" in apart for part in "as" for layer in (0, 2, 4, 6))
+
+
+STOPPER = """
+import os
+import signal
+from catalyst import dl
+
+class Stopper(dl.Callback):
+    def __init__(self):
+        super().__init__(order=1)
+
+    def on_batch_end(self, runner):
+        here = runner.is_train_loader and runner.engine.is_main_process
+        if here and runner.steps == int(os.environ.get("STOP_AT", "0")):
+            os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    (path,) = folder.glob("runs/*/metrics.csv")
+    with open(path, newline="") as file:
+        return [{name: value for name, value in row.items() if "time/" not in name} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_before_and_after_the_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them gets a signal, both stop after the same step, and the end is that of a run that nobody stopped."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    (tmp_path / "stopper.py").write_text(STOPPER)
+    words = (*TWO, "engine.device=cpu", "dataset.batch_size=2", *SWITCH, "+callbacks.stopper._target_=stopper.Stopper")
+    for part in ("whole", "parts"):
+        (tmp_path / part).mkdir()
+    _run(tmp_path / "whole", *words)
+    for step in (2, 5):
+        monkeypatch.setenv("STOP_AT", str(step))
+        stopped = _start(tmp_path / "parts", *words)
+        assert stopped.returncode != 0 and "the same command continues where it stopped" in stopped.stderr
+        (summary,) = (tmp_path / "parts").glob("runs/*/summary.json")
+        assert json.loads(summary.read_text())["status"] == "interrupted"
+    monkeypatch.delenv("STOP_AT")
+    done = _start(tmp_path / "parts", *words)
+    assert done.returncode == 0, done.stderr
+    assert _rows(tmp_path / "parts") == _rows(tmp_path / "whole")

@@ -36,7 +36,7 @@ def _states(slurm: Cluster) -> dict[str, str]:
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_preempted_killed_and_without_controller_all_points_equal_a_local_sweep(tmp_path: Path) -> None:
-    seeds = "seed=1,2,3,4"
+    seeds = "seed=1,2,3,4,5,6,7,8"
     with (
         cluster(tmp_path / "slurm") as slurm,
         begun(tmp_path / "array", *LONG, seeds, *SLURM, environment=slurm.environment) as submitted,
@@ -52,12 +52,12 @@ def test_preempted_killed_and_without_controller_all_points_equal_a_local_sweep(
         slurm.call("scancel", killed)
         printed = ended(submitted, code=1)
         assert f"job {killed} was cancelled or killed" in printed
-        assert sorted(statuses(tmp_path / "array")) == ["finished", "finished", "finished", "interrupted"]
+        assert sorted(statuses(tmp_path / "array")) == [*["finished"] * 7, "interrupted"]
 
         again = sweep(tmp_path / "array", *LONG, seeds, *SLURM, environment=slurm.environment)
         assert "submitted: " in again
-    assert statuses(tmp_path / "array") == ["finished"] * 4
-    assert sorted(len(parts(run)) for run in runs(tmp_path / "array").values()) == [1, 1, 2, 2]
+    assert statuses(tmp_path / "array") == ["finished"] * 8
+    assert sorted(len(parts(run)) for run in runs(tmp_path / "array").values()) == [*[1] * 6, 2, 2]
     sweep(tmp_path / "local", *LONG, seeds)
     assert differences(tmp_path / "array", tmp_path / "local") == []
 
