@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,9 +153,9 @@ def _recorded(record: Record, engine: Engine, work: Callable[[Record, Engine, Su
     try:
         with SummaryWriter(str(record.folder.tensorboard)) as writer:
             work(record, engine, writer)
-    except Interrupted as error:
+    except KeyboardInterrupt as error:
         record.write("interrupted")
-        raise Interrupted(error.signum, "begins it anew") from error
+        raise Interrupted(getattr(error, "signum", signal.SIGINT), "begins it anew") from error
     except BaseException:
         record.write("failed")
         raise

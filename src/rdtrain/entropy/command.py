@@ -48,6 +48,8 @@ def report(arguments: Namespace) -> None:
 
 def _images(subject: Subject, folder: Path | None, most: int) -> Sequence[TestImage]:
     if folder is not None:
+        if not folder.is_dir():
+            raise UserError(f"--images {folder}: there is no such folder")
         return find_test_images("image_folder", folder, most)
     if subject.run is None:
         return find_test_images("photos", None, most)

@@ -36,8 +36,10 @@ class Case(Section):
     lmbda: Weight | None = None
     lambda1: Weight | None = None
     lambda2: Weight | None = None
+    admissibility: Literal["absolute", "square"] | None = None
     lr: Positive | None = None
     iterations: Count | None = None
+    restarts: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
     def search(self, sgd: Search) -> Search:
         """The settings of this case.

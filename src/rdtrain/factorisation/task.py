@@ -193,7 +193,7 @@ def _row(name: str, case: Case, solver: str, w: Tensor, y: Tensor, found: Descen
         "mse": float(chain.mse(w[None], y)),
         "floor": targets.floor(y.numpy(), reach),
         "diverged": found.diverged if solver == "sgd" else 0,
-        "restarts": config.sgd.restarts if solver == "sgd" else config.als.restarts,
+        "restarts": case.search(config.sgd).restarts if solver == "sgd" else config.als.restarts,
         "multiply_adds": chain.multiply_adds(case.n, case.k),
         "direct": reach**2,
     }

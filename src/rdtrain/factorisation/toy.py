@@ -54,7 +54,7 @@ def alternate(x: Tensor, y: Tensor, lr: float, steps: int) -> list[tuple[Tensor,
 
 
 def diverging_share(starts: int, deviation: float, lr: float, steps: int, seed: int) -> float:
-    """How many random starts end worse than they began, or nowhere.
+    """How many random starts run away.
 
     Args:
         starts: how many.

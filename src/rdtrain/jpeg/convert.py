@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -20,7 +20,7 @@ def to_jpeg(
     *,
     n_freqs: int | None = None,
     mode: Mode = "fused",
-    first: Codec | None = None,
+    images: Mapping[str, Codec] | None = None,
 ) -> nn.Module:
     """Make the network on coefficients that has a network's function; the given one is not changed.
 
@@ -28,28 +28,35 @@ def to_jpeg(
     images; linear layers after the pooling stay. ReLU is exact unless `n_freqs` is below 14, or the network was trained
     with `BlockReLU`, whose `n_freqs` is kept where none is given.
 
+    Modules are seen, functions such as `torch.relu` in a `forward` are not: they would act on coefficients.
+
     Args:
         model: modules of those kinds in any arrangement, convolutions plain or spectral.
         codec: of all coefficients, with one table; MPEG-2's unless given.
         n_freqs: largest alpha + beta that ReLU looks at, 0 to 14.
         mode: how convolutions are computed, see `JpegConv2d`; with `exploded`, ReLU uses the harmonic mixing tensor.
-        first: codec of the images, where it has a table for each channel: of convolutions that take as many channels
-            as it has tables. Sums of images with their results are then not possible.
+        images: by name of each convolution that takes the images, their codec, where it is another one, such as with a
+            table for each channel. Sums of images with results are then not possible.
 
     Returns:
         A module that takes coefficients, in eval mode and without gradients.
 
     Raises:
         TypeError: a module has no image among coefficients.
+        ValueError: `codec` has more than one table.
+        AttributeError: a name in `images` is none of the model's.
     """
     codec = codec or Codec()
+    if codec.q.ndim != 1:
+        raise ValueError("coefficients within the network have one table; give a table for each channel in `images`")
     result = copy.deepcopy(model).eval().requires_grad_(False)
     exact = ALL_FREQUENCIES if n_freqs is None else n_freqs
     mixing = mode == "exploded"
 
+    before = {result.get_submodule(name): of_images for name, of_images in (images or {}).items()}
+
     def conv(module: nn.Conv2d) -> nn.Module:
-        is_first = first is not None and module.in_channels == len(first.q)
-        return JpegConv2d(module, first if is_first and first is not None else codec, codec, mode)
+        return JpegConv2d(module, before.get(module, codec), codec, mode)
 
     def block_relu(module: BlockReLU) -> nn.Module:
         return JpegReLU(codec, module.n_freqs if n_freqs is None else n_freqs, mixing)
@@ -61,20 +68,32 @@ def to_jpeg(
         BlockReLU: block_relu,
         nn.AdaptiveAvgPool2d: lambda module: JpegGlobalAvgPool(codec),
     }
-    return _replaced("", result, makers)
+    made: dict[nn.Module, nn.Module] = {}
+
+    def image(name: str, module: nn.Module) -> nn.Module:
+        if module not in made:  # one that stands in several places keeps standing in them
+            made[module] = _image(name, module, makers, image)
+        return made[module]
+
+    return image("", result)
 
 
-def _replaced(name: str, module: nn.Module, makers: dict[type[nn.Module], Callable[..., nn.Module]]) -> nn.Module:
+def _image(
+    name: str,
+    module: nn.Module,
+    makers: dict[type[nn.Module], Callable[..., nn.Module]],
+    image_of: Callable[[str, nn.Module], nn.Module],
+) -> nn.Module:
     for kind, make in makers.items():
         if isinstance(module, kind) and not _is_partial_pool(module):
             return make(module)
     if isinstance(module, _UNCHANGED):
         return module
-    children = list(module.named_children())
+    children = {name: child for name, child in module._modules.items() if child is not None}  # repeated ones too
     if not children:
         raise TypeError(f"{name or 'the model'}: {type(module).__name__} has no image among JPEG coefficients")
-    for child_name, child in children:
-        setattr(module, child_name, _replaced(f"{name}.{child_name}".lstrip("."), child, makers))
+    for child_name, child in children.items():
+        setattr(module, child_name, image_of(f"{name}.{child_name}".lstrip("."), child))
     return module
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from rdtrain.jpeg.codec import Codec
 SIDE = 32
 MEAN, STD = 0.1307, 0.3081  # of MNIST's pixels in [0, 1], as torchvision's examples have them
 _TRAIN_SHARE = 0.8
+_MNIST_SIZE = (28, 28)
 _MAGIC = {"images": 2051, "labels": 2049}  # of IDX files
 
 
@@ -158,6 +160,8 @@ def _read_idx(path: Path, kind: str) -> NDArray[np.uint8]:
         header = np.frombuffer(content, ">i4", count=4 if kind == "images" else 2)
         if header[0] != _MAGIC[kind]:
             raise ValueError(f"it is no IDX file of {kind}")
+        if kind == "images" and tuple(header[2:]) != _MNIST_SIZE:
+            raise ValueError(f"its images have {header[2]}x{header[3]} pixels, MNIST's 28x28")
         return np.frombuffer(content, np.uint8, offset=header.nbytes).reshape(header[1:]).copy()
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); download it again") from error

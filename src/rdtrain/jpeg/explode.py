@@ -48,6 +48,17 @@ class Reach:
         """How many blocks."""
         return self.last - self.first + 1
 
+    def pixels(self, blocks: int) -> int:
+        """How many pixels the result has.
+
+        Args:
+            blocks: of the input.
+
+        Returns:
+            A number of pixels.
+        """
+        return (blocks * BLOCK + 2 * self.padding - self.kernel_size) // self.stride + 1
+
     @property
     def margins(self) -> tuple[int, int]:
         """Empty blocks before and after the image."""

@@ -72,9 +72,11 @@ class JpegConv2d(nn.Module):
             ValueError: the result would not be whole blocks.
         """
         if self.mode == "exploded":
-            strides = [reach.stride for reach in self.reaches]
-            if any(blocks % stride for blocks, stride in zip(coefficients.shape[2:4], strides, strict=True)):
-                raise ValueError(f"{tuple(coefficients.shape[2:4])} blocks are no multiple of the stride {strides}")
+            blocks = tuple(coefficients.shape[2:4])
+            sizes = [reach.pixels(n) for reach, n in zip(self.reaches, blocks, strict=True)]
+            whole = [n // reach.stride * BLOCK for reach, n in zip(self.reaches, blocks, strict=True)]
+            if sizes != whole or any(n % reach.stride for reach, n in zip(self.reaches, blocks, strict=True)):
+                raise ValueError(f"{blocks} blocks become {sizes} pixels, which are not their share of whole blocks")
             result = exploded_conv(coefficients, self.weight, *self.reaches)
         else:
             result = self.after.encode(self._on_pixels(self.before.decode(coefficients)))

@@ -149,7 +149,7 @@ def with_block_relu(model: nn.Module, n_freqs: int) -> nn.Module:
     """
     result = copy.deepcopy(model)
     for module in list(result.modules()):
-        for name, child in module.named_children():
+        for name, child in module._modules.items():  # repeated ones too
             if isinstance(child, nn.ReLU):
                 setattr(module, name, BlockReLU(n_freqs).to(next(model.parameters()).device))
     return result

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rdtrain.jpeg.codec import ALL_FREQUENCIES, BLOCK, COEFFICIENTS, Codec, from_blocks, kept, to_blocks
 
+_RANK = 5  # of coefficients: images, channels, rows, columns, frequencies
 _AT_ONCE = 4096  # blocks that are mixed at a time; each makes a 64 x 64 matrix
 
 
@@ -71,11 +72,13 @@ class JpegReLU(nn.Module):
         """Mask.
 
         Args:
-            coefficients: (..., 64).
+            coefficients: (B, C, Y, X, 64); after the pooling, where there are no blocks any more, of another rank.
 
         Returns:
             Same shape.
         """
+        if coefficients.ndim != _RANK:
+            return coefficients.relu()
         if self.mixing:
             blocks = coefficients.reshape(-1, COEFFICIENTS).split(_AT_ONCE)
             return torch.cat([self._mix(some) for some in blocks]).view(coefficients.shape)

@@ -174,7 +174,7 @@ def _sweep_frequencies(config: Config, digits: Digits, model: nn.Module, codec: 
         add("converted", n_freqs, to_jpeg(model, codec, n_freqs=n_freqs), on_pixels)
     for n_freqs in config.relu.retrained:
         relu: Callable[[], nn.Module] = partial(BlockReLU, n_freqs)
-        trained = _retrained(config, digits, make_classifier(config.seed, relu=relu))
+        trained = _retrained(config, digits, make_classifier(config.seed, _form(config), relu=relu))
         add("retrained", n_freqs, to_jpeg(trained, codec), logits_of(trained, x))
     if rows:
         record.table("n_freqs", rows)

@@ -1,14 +1,15 @@
-"""Compares all finished fits below a folder: one ranked table, a heat map, and the curves."""
+"""Compares the finished fits of a multirun: one ranked table, a heat map, and the curves."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
+
+from rdtrain.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -34,30 +35,27 @@ class LeaderboardRecord(Callback):
             config: of the multirun, Hydra's own node included.
             kwargs: what else Hydra hands over.
         """
-        from rdtrain.run_folder import runs_root
+        from rdtrain.sweep.plan import Plan
+        from rdtrain.sweep.planning import sweep_folder, sweep_points
 
-        root = runs_root(config.paths.runs)
-        if fits := finished_fits(root):
-            print(write_leaderboard(fits, root / FOLDER))
+        plan = Plan.read(sweep_folder(config))
+        points = (plan.made_by(overrides) for overrides in sweep_points(config))
+        if fits := finished_fits(plan.folder / point.run for point in points if point is not None):
+            print(write_leaderboard(fits, plan.folder / FOLDER))
         else:
-            print(f"no finished fit in {root}, so no leaderboard", file=sys.stderr)
+            print(f"no finished fit in {plan.folder}, so no leaderboard", file=sys.stderr)
 
 
-def finished_fits(root: Path) -> list[Path]:
+def finished_fits(folders: Iterable[Path]) -> list[Path]:
     """Find fits that came to their end.
 
     Args:
-        root: folder with run folders.
+        folders: run folders, made or not, of fits with the same arms and repetitions.
 
     Returns:
-        Their folders, those of one target beside each other.
+        The finished ones, those of one target beside each other.
     """
-    found = []
-    for table in root.glob("*/figures/results.csv"):
-        folder = table.parents[1]
-        summary = folder / "summary.json"
-        if summary.is_file() and json.loads(summary.read_text()).get("status") == "finished":
-            found.append(folder)
+    found = [folder for folder in folders if RunFolder(folder).read_summary().get("status") == "finished"]
     return sorted(found, key=lambda folder: folder.name.partition("-")[2])
 
 

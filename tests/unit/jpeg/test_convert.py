@@ -54,8 +54,35 @@ def test_exact_relu_gives_the_same_logits(mode: str, size: tuple[int, int]) -> N
 def test_colours_with_tables_of_their_own() -> None:
     model, x = network(in_channels=3), images(2, 3, 32, 32)
     first = Codec(np.stack([table("luminance"), table("chrominance"), table("chrominance")]), torch.float64)
-    found = to_jpeg(model, CODEC, first=first)(first.encode(x))
+    found = to_jpeg(model, CODEC, images=dict.fromkeys(("block1.conv1", "block1.shortcut"), first))(first.encode(x))
     torch.testing.assert_close(found, model(x), atol=1e-12, rtol=0)
+
+
+class _Repeated(nn.Module):
+    """One ReLU in three places, the last one behind the pooling, and a second convolution of three channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        relu = nn.ReLU()
+        body = (nn.Conv2d(3, 3, 3, padding=1), relu, nn.Conv2d(3, 64, 3, padding=1), relu)
+        head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 64), relu, nn.Linear(64, 5))
+        self.layers = nn.Sequential(*body, *head)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("first", [table("flat"), np.stack([table("luminance"), table("flat"), table("flat")])])
+def test_modules_that_stand_in_several_places(first: np.ndarray) -> None:
+    model, x, codec = _Repeated().double(), images(2, 3, 16, 16), Codec(first, torch.float64)
+    found = to_jpeg(model, CODEC, images={"layers.0": codec})(codec.encode(x))
+    torch.testing.assert_close(found, model(x), atol=1e-12, rtol=0)
+
+
+def test_a_table_for_each_channel_is_for_the_images_only() -> None:
+    with pytest.raises(ValueError, match="in `images`"):
+        to_jpeg(network(3), Codec(np.stack([table("luminance")] * 3), torch.float64))
 
 
 def test_fewer_frequencies_are_farther_away() -> None:
