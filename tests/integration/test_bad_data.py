@@ -354,7 +354,7 @@ def no_stack_traces() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("death", "part"),
     [
-        pytest.param(death, part, marks=[] if (death, part) == ("out of memory", "train") else pytest.mark.slow)
+        pytest.param(death, part, marks=[] if death == "out of memory" else [pytest.mark.slow, pytest.mark.long])
         for death in DEATHS
         for part in PARTS
     ],

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -160,19 +161,23 @@ def test_five_hundred_mutated_command_lines(mutations: list[Mutation]) -> None:
     _check(mutations)
 
 
+def _long(words: list[str], sentence: str) -> Any:
+    return pytest.param(words, sentence, marks=pytest.mark.long)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["criterion.lmda=1"], "did you mean criterion.lmbda"),
         (["seed=1,2"], "To sweep over it, add --multirun"),
-        (["-m", "seed=interval(0,1)"], "seed=interval(0,1)"),
-        (["callbacks.early_stopping._target_=os.system"], "is no class of kind catalyst.dl.Callback"),
-        (["runner._target_=torch.nn.ReLU"], "is no class of kind rdtrain.runners.ImageCompressionRunner"),
+        _long(["-m", "seed=interval(0,1)"], "seed=interval(0,1)"),
+        _long(["callbacks.early_stopping._target_=os.system"], "is no class of kind catalyst.dl.Callback"),
+        _long(["runner._target_=torch.nn.ReLU"], "is no class of kind rdtrain.runners.ImageCompressionRunner"),
         (["paths.runs=/proc/nowhere"], "/proc/nowhere"),
         (["optimizer.net.capturable=true"], "optimizer.net: "),
-        (["seed='\x1b[31m'"], "\\x1b[31m"),
-        (["hp.N=100000"], "hp.N=100000: should be a whole number above 0 and at most 4096"),
+        _long(["seed='\x1b[31m'"], "\\x1b[31m"),
+        _long(["hp.N=100000"], "hp.N=100000: should be a whole number above 0 and at most 4096"),
     ],
 )
 def test_the_command_itself(words: list[str], sentence: str, tmp_path: Path) -> None:

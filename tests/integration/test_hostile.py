@@ -58,7 +58,7 @@ def touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if "EVIL" in os.environ or config.paths.runs == "secret":
             path.touch()
 
-    monkeypatch.setattr("rdtrain.train.train", check_only)
+    monkeypatch.setattr("rdtrain.compression.train", check_only)
     before = logging.getLogger().handlers[:]
     yield path
     for handler in logging.getLogger().handlers[:]:

@@ -32,6 +32,7 @@ def test_the_rate_is_computed_in_float32(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_bf16_compiled_with_everything(configure: Callable[..., Config]) -> None:
     options = (
         "engine.precision=bf16", "engine.ema_decay=0.9", "engine.accumulate=2", "conv.switch.trigger=epoch",

@@ -106,6 +106,7 @@ def outcome(path: Path, asked: Order) -> bool | str:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_hostile_strings_with_the_right_checksum_do_no_harm(tmp_path: Path) -> None:
     subject, stream, _ = coded("bmshj2018-hyperprior")
     torch.save(subject.model.state_dict(), tmp_path / "weights.pth")
@@ -132,7 +133,7 @@ def test_time_is_limited(forge: Forge, stock: Path) -> None:
     start = time.monotonic()
     with pytest.raises(UserError, match=r"took more than 0\.5 s"):
         decode(forge(), order(stock, seconds=0.5))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60  # it would run for ever
 
 
 def test_damaged_file_never_starts_a_decoder(
