@@ -18,7 +18,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,14 @@ from rdtrain.lock import locked
 from rdtrain.report.cli import main as report
 from rdtrain.run_folder import RunFolder
 from rdtrain.slurm import SlurmLauncher, take_over
+from rdtrain.sweep import status
 from rdtrain.sweep.job import run_job
-from rdtrain.sweep.plan import Plan, code_hash
+from rdtrain.sweep.plan import Plan, Point, code_hash
 from rdtrain.sweep.planning import checked_point, make_plan, sweep_points
 from rdtrain.sweep.status import write_status
+from rdtrain.sweep.sweeper import launch
 
+HELD: set[Path] = set()  # run folders: threads of one process do not see each other's locks
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250)
 EPOCHS = 10
 # What `rdtrain` adds to a command line.
@@ -64,7 +67,7 @@ def stub(raw: dict[str, Any], seconds: float) -> None:
     config, problems = check(raw)
     assert config is not None, problems
     folder = RunFolder.of(config)
-    with locked(folder.path):
+    with locked(folder.path), _held(folder.path):
         if folder.read_summary().get("status") == "finished":
             return
         folder.make(config, [], environment.describe(torch.device("cpu"), config.seed, {}))
@@ -74,6 +77,15 @@ def stub(raw: dict[str, Any], seconds: float) -> None:
         final = {f"{row['loader']}/{key}": value for row in rows[-3:] for key, value in row.items() if "/" in key}
         write_json(folder.summary, {"run_id": folder.id, "status": "finished", "epochs": EPOCHS, "seconds": 10.0,
                                     "best": {"epoch": EPOCHS, "loss": 1.0}, "final": final})  # fmt: skip
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    HELD.add(folder)
+    try:
+        yield
+    finally:
+        HELD.discard(folder)
 
 
 def metrics(decade: float, seed: int) -> list[dict[str, Any]]:
@@ -123,12 +135,13 @@ def counting_sbatch(folder: Path) -> Any:
         os.environ["PATH"] = before
 
 
-def submit(config: DictConfig, batch: Sequence[Sequence[str]], folder: Path) -> None:
+def submit(config: DictConfig, sweep: Path, points: Sequence[Point], folder: Path) -> None:
     """Submit job arrays to an sbatch that only counts.
 
     Args:
         config: of the multirun.
-        batch: overrides of each point.
+        sweep: its folder.
+        points: of its plan.
         folder: for the programs.
     """
     take_over()
@@ -136,7 +149,7 @@ def submit(config: DictConfig, batch: Sequence[Sequence[str]], folder: Path) -> 
     launcher = Plugins.instance().instantiate_launcher(context, _nothing, config)
     assert isinstance(launcher, SlurmLauncher)
     with counting_sbatch(folder):
-        launcher.launch(batch, 0)
+        launch(launcher, sweep, points, 0)
 
 
 def _nothing(config: DictConfig) -> None:
@@ -153,6 +166,7 @@ def simulate(points: int, seconds: float, at_once: int, folder: Path, with_repor
         folder: empty.
         with_report: make the report, most of which is figures.
     """
+    status.is_held = lambda folder: folder in HELD
     typed = [f"++criterion.lmbda={','.join(map(str, LMBDAS))}", f"seed=range(0,{points // len(LMBDAS)})"]
     typed += ["experiment=quickstart", f"engine.num_epochs={EPOCHS}"]
     sweep = folder / "sweep"
@@ -166,14 +180,15 @@ def simulate(points: int, seconds: float, at_once: int, folder: Path, with_repor
         assert len(batch) == points
         _composed_once(config)
         _time(timed, "plan", lambda: make_plan(config, batch))
-        _time(timed, "submit", lambda: submit(config, batch, folder))
+        planned = Plan.read(sweep).points
+        _time(timed, "submit", lambda: submit(config, sweep, planned, folder))
         submitted = count(sweep)
 
-        def job(overrides: Sequence[str]) -> None:
-            run_job(sweep, overrides, {}, lambda raw: stub(raw, seconds))
+        def job(point: Point) -> None:
+            run_job(sweep, point.id, lambda raw: stub(raw, seconds))
 
         with ThreadPoolExecutor(at_once) as pool:
-            _time(timed, "jobs", lambda: list(pool.map(job, batch)))
+            _time(timed, "jobs", lambda: list(pool.map(job, planned)))
         _time(timed, "status", lambda: write_status(Plan.read(sweep)))
         if with_report:
             _time(timed, "report", lambda: report([str(sweep), "--out", str(sweep / "report")]))

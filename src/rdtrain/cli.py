@@ -9,6 +9,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rdtrain.config.tasks import root_of
@@ -31,16 +33,6 @@ _QUIET_HYDRA = (
 )
 _DEFAULT_RUNS = "./runs"
 _AXES = ("criterion.lmbda=", "model.quality=", "seed=")
-_INCIDENTAL = (
-    "search.trials=",
-    "search.at_once=",
-    "sweep.",
-    "launcher",
-    "hydra",
-    "paths.",
-    "logger",
-    "checkpoint.",
-)
 _VALUED_FLAGS = ("--config-dir", "--config-name", "--config-path", "--package", "--cfg", "--experimental-rerun")
 _LISTINGS = ("--help", "--hydra-help", "--version", "--info", "--shell-completion")  # nothing is run
 _FLAGS = (*_VALUED_FLAGS, *_LISTINGS, "--multirun", "--run", "--resolve", "--trust")
@@ -209,16 +201,20 @@ def _root(overrides: Sequence[str], flags: dict[str, str]) -> str:
 def _sweep_folder(overrides: Sequence[str], flags: dict[str, str]) -> list[str]:
     # The points of a sweep lie in a folder of their own, the same one when there come more of them.
     from rdtrain.config.compose import composed, points
+    from rdtrain.config.schema import INCIDENTAL, SEARCH_LENGTH
 
+    root, folder = _root(overrides, flags), flags.get("--config-dir")
     search = any(text.startswith("search=") for text in overrides)
     if not search and not flags.keys() & {"-m", "--multirun"}:
         return []
-    raw, _ = composed(points(overrides)[0], _root(overrides, flags), flags.get("--config-dir"))
+    raw, _ = composed(points(overrides)[0], root, folder)
     if raw is None or raw["paths"]["runs"] != _DEFAULT_RUNS:
         return []
-    free = _INCIDENTAL if search else (*_INCIDENTAL, *_AXES)
-    common = sorted(text.lstrip("+") for text in overrides if not text.lstrip("+").startswith(free))
-    return [f"++paths.runs={_DEFAULT_RUNS}/sweep-{hashlib.sha256(repr(common).encode()).hexdigest()[:8]}"]
+    length = [f"search.{key}=" for key in SEARCH_LENGTH]
+    free = (*INCIDENTAL, "hydra", *(length if search else _AXES))
+    common = sorted(text.lstrip("+") for text in overrides if not text.lstrip("+~").startswith(free))
+    told = [root, None if folder is None else str(Path(folder).resolve()), common]
+    return [f"++paths.runs={_DEFAULT_RUNS}/sweep-{hashlib.sha256(repr(told).encode()).hexdigest()[:8]}"]
 
 
 def _job(composed_config: DictConfig, overrides: Sequence[str]) -> tuple[int, bool]:
@@ -236,12 +232,15 @@ def _job(composed_config: DictConfig, overrides: Sequence[str]) -> tuple[int, bo
         return exit_code(lambda: _run(composed, overrides)), False
     from rdtrain.run_folder import runs_root
     from rdtrain.sweep.job import run_job
+    from rdtrain.sweep.planning import is_planned
 
-    own = list(hydra.overrides.task)
+    own, folder = list(hydra.overrides.task), runs_root(composed["paths"]["runs"])
+    if is_planned(hydra):
+        work = partial(run_job, folder, hydra.job.name, lambda raw: _run(raw, own))
+    else:  # another sweeper makes points as it goes
+        work = partial(_run, composed, own)
     try:
-        return exit_code(
-            lambda: run_job(runs_root(composed["paths"]["runs"]), own, composed, lambda raw: _run(raw, own))
-        ), True
+        return exit_code(work), True
     except Exception:  # a fault of ours; the other points go on
         traceback.print_exc()
         return 1, True

@@ -17,10 +17,15 @@ from typing import TextIO
 from rdtrain.errors import UserError
 
 NAME = ".lock"
+_WAIT_S = 0.05  # between two attempts
+
+
+class InUse(UserError):
+    """Another process holds a folder, which is well."""
 
 
 @contextlib.contextmanager
-def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
+def locked(folder: Path, wanted: bool = True, patience_s: float = 0.2) -> Iterator[None]:
     """Hold a folder, which is made for it, and taken away again if nothing else was put in.
 
     The lock is the kernel's (POSIX record lock, also over NFS), so it ends with its process, however that ends.
@@ -28,12 +33,14 @@ def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
     Args:
         folder: of a run.
         wanted: False for the processes of a run that leave the lock to another one.
+        patience_s: time within which another process may let go of it; `is_held` has it for a moment.
 
     Yields:
         Nothing.
 
     Raises:
-        UserError: another process holds it, or it cannot be made.
+        InUse: another process holds it.
+        UserError: it cannot be made.
     """
     if not wanted:
         yield
@@ -42,7 +49,7 @@ def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
     new_parents = list(itertools.takewhile(lambda parent: not parent.exists(), folder.parents))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _open_locked(path)
+        file = _open_locked(path, patience_s)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written to ({error.strerror}); type paths.runs= and a folder that can"
@@ -63,15 +70,15 @@ def _remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def _open_locked(path: Path) -> TextIO:
+def _open_locked(path: Path, patience_s: float) -> TextIO:
     while True:
         file = open(path, "a+")  # noqa: SIM115 - it stays open as long as the lock is held
         try:
-            _take(file)
+            _take(file, 1 + round(patience_s / _WAIT_S))
         except BlockingIOError as error:
             holder = _holder(file)
             file.close()
-            raise UserError(f"{path.parent} is in use by {holder}; wait for it, or stop it") from error
+            raise InUse(f"{path.parent} is in use by {holder}; wait for it, or stop it") from error
         if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
             break
         file.close()  # its holder has just taken it away
@@ -82,14 +89,14 @@ def _open_locked(path: Path) -> TextIO:
     return file
 
 
-def _take(file: TextIO, attempts: int = 5) -> None:
-    for left in reversed(range(attempts)):  # `is_held` has it for a moment
+def _take(file: TextIO, attempts: int) -> None:
+    for left in reversed(range(attempts)):
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not left:
                 raise
-            time.sleep(0.05)
+            time.sleep(_WAIT_S)
         else:
             return
 

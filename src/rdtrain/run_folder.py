@@ -12,15 +12,14 @@ from typing import Any, Protocol
 
 import yaml
 
-from rdtrain.config.schema import Config
+from rdtrain.config.schema import INCIDENTAL, Config
 from rdtrain.errors import UserError
 from rdtrain.files import write_json, write_text
 
 _WRITE_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
 )  # fmt: skip
-# What a run computes does not depend on these.
-_NOT_IN_ID = ("paths", "logger", "checkpoint", "sweep", "launcher", "search")
+_NOT_IN_ID = (*INCIDENTAL, "search")
 
 
 class Described(Protocol):

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -22,6 +22,8 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+
+from rdtrain.errors import UserError
 
 _POLL_S = 10  # between two looks at the queue
 _MAX_ARRAY_SIZE = 1001  # SLURM's default
@@ -69,6 +71,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
 
         Raises:
             SystemExit: Ctrl-C; the jobs go on.
+            UserError: sbatch takes no jobs.
         """
         jobs = self._submit(job_overrides, initial_job_idx)
         array = " ".join(dict.fromkeys(job.job_id.split("_")[0] for job in jobs))
@@ -86,18 +89,38 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         import submitit
 
         named = {(name if name in _SHARED else f"slurm_{name}"): value for name, value in self.params.items()}
+        named["slurm_additional_parameters"] = sbatch_options(named["slurm_additional_parameters"])
         folder, requeues = named.pop("submitit_folder"), named.pop("slurm_max_num_timeout")
         parts = list(shares(len(job_overrides), largest_array()))
         named["slurm_array_parallelism"] = max(1, named["slurm_array_parallelism"] // len(parts))
-        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=requeues)
-        executor.update_parameters(**named)
         state, jobs = Singleton.get_state(), []
-        for part in parts:
-            words = [list(job_overrides[i]) for i in part]
-            numbers = [first + i for i in part]
-            folders, states = ["hydra.sweep.dir"] * len(part), [state] * len(part)
-            jobs += executor.map_array(self, words, folders, numbers, map(str, numbers), states)
+        try:
+            executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=requeues)
+            executor.update_parameters(**named)
+            for part in parts:
+                words = [list(job_overrides[i]) for i in part]
+                numbers = [first + i for i in part]
+                folders, states = ["hydra.sweep.dir"] * len(part), [state] * len(part)
+                jobs += executor.map_array(self, words, folders, numbers, map(str, numbers), states)
+        except (
+            RuntimeError,
+            FileNotFoundError,
+        ) as error:  # what submitit makes of sbatch's refusal, or finds no sbatch
+            raise _refusal(error, len(jobs), len(job_overrides)) from error
         return jobs
+
+
+def sbatch_options(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as submitit writes them: it makes `--name=False` of a false one.
+
+    Args:
+        typed: `launcher.sbatch`; one that is false is not wanted.
+
+    Returns:
+        The others, and `no_requeue` for a requeue that is not wanted, which a cluster may have as its default.
+    """
+    wanted = {name: value for name, value in typed.items() if value is not False}
+    return {**wanted, "no_requeue": True} if typed.get("requeue") is False else wanted
 
 
 def largest_array() -> int:
@@ -133,6 +156,14 @@ def take_over() -> None:
     """Put our launcher in the place of the one that it extends: Hydra takes none from outside of hydra_plugins."""
     theirs = submitit_launcher.SlurmLauncher
     Plugins.instance().class_name_to_class[f"{theirs.__module__}.{theirs.__name__}"] = SlurmLauncher
+
+
+def _refusal(error: Exception, submitted: int, wanted: int) -> UserError:
+    said = " ".join(str(error).split())
+    return UserError(
+        f"launcher=slurm: {submitted} of {wanted} jobs are submitted, the others were refused ({said}); "
+        "type launcher. keys that the cluster takes, or launcher=local where there is no SLURM"
+    )
 
 
 def _wait(jobs: Sequence[Any]) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'rdtrain[slurm]'")
 
-from rdtrain.slurm import largest_array, shares
+from rdtrain.errors import UserError
+from rdtrain.slurm import SlurmLauncher, largest_array, sbatch_options, shares
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,35 @@ def test_the_cluster_says_how_many(said: str, most: int, tmp_path: Path, monkeyp
 def test_without_slurm_its_default_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert largest_array() == 1001
+
+
+def test_what_is_false_is_not_asked_of_sbatch() -> None:
+    assert sbatch_options({"requeue": True, "qos": "high", "exclusive": False}) == {"requeue": True, "qos": "high"}
+    assert sbatch_options({"requeue": False, "nice": 0}) == {"no_requeue": True, "nice": 0}
+
+
+def _launcher(folder: Path) -> SlurmLauncher:
+    options = {"requeue": False, "contiguous": False}
+    launcher = SlurmLauncher(
+        submitit_folder=str(folder / "%j"), max_num_timeout=1, array_parallelism=2, additional_parameters=options
+    )
+    launcher.config = None
+    return launcher
+
+
+def test_refused_by_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("srun", "scontrol"):
+        _program(tmp_path, name, "true")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    _program(tmp_path, "sbatch", "echo 'sbatch: error: invalid partition specified: x' >&2; exit 1")
+    with pytest.raises(UserError, match=r"0 of 2 jobs are submitted.*invalid partition specified: x"):
+        _launcher(tmp_path / "logs").launch([["++seed=1"], ["++seed=2"]], 0)
+    (script,) = (tmp_path / "logs").rglob("*.sh")
+    lines = script.read_text().splitlines()
+    assert "#SBATCH --no-requeue" in lines and not [line for line in lines if "contiguous" in line]
+
+
+def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=r"0 of 1 jobs are submitted.*type launcher"):
+        _launcher(tmp_path / "logs").launch([["++seed=1"]], 0)

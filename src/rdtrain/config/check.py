@@ -85,6 +85,11 @@ def cross_check(config: Config) -> list[str]:
         One sentence for every mistake.
     """
     problems = [*_monitor_problems(config), *_switch_problems(config)]
+    if config.engine.distributed and config.launcher.name != "local":
+        problems.append(
+            f"engine=ddp does not go with launcher={config.launcher.name}, whose jobs are one process each; "
+            "type torchrun --nproc-per-node N -m rdtrain engine=ddp ... with launcher=local"
+        )
     if config.criterion.metric == "ms-ssim" and config.dataset.patch_size <= 160:
         problems.append(
             f"dataset.patch_size={config.dataset.patch_size}: MS-SSIM with its five scales needs a side above 160; "

@@ -36,6 +36,12 @@ Percent = Annotated[int, _Number, Field(ge=0, le=90)]
 Target = dict[str, Any]  # a class of a library by `_target_`, and its arguments
 
 
+# Sections that what a run computes does not depend on.
+INCIDENTAL = ("paths", "logger", "checkpoint", "sweep", "launcher")
+# Keys of `search` that say how long it goes on, not where it looks.
+SEARCH_LENGTH = ("trials", "at_once", "tolerance")
+
+
 class Section(BaseModel):
     """A mapping that takes no key but its own and does not change."""
 

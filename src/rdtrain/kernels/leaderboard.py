@@ -35,15 +35,14 @@ class LeaderboardRecord(Callback):
             config: of the multirun, Hydra's own node included.
             kwargs: what else Hydra hands over.
         """
-        from rdtrain.sweep.plan import Plan
-        from rdtrain.sweep.planning import sweep_folder, sweep_points
+        from rdtrain.sweep.planning import sweep_folder
+        from rdtrain.sweep.present import PRESENT
 
-        plan = Plan.read(sweep_folder(config))
-        points = (plan.made_by(overrides) for overrides in sweep_points(config))
-        if fits := finished_fits(plan.folder / point.run for point in points if point is not None):
-            print(write_leaderboard(fits, plan.folder / FOLDER))
+        folder = sweep_folder(config)
+        if fits := finished_fits(folder / run for run in dict.fromkeys(point.run for point in PRESENT.points or ())):
+            print(write_leaderboard(fits, folder / FOLDER))
         else:
-            print(f"no finished fit in {plan.folder}, so no leaderboard", file=sys.stderr)
+            print(f"no finished fit in {folder}, so no leaderboard", file=sys.stderr)
 
 
 def finished_fits(folders: Iterable[Path]) -> list[Path]:

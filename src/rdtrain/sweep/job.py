@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rdtrain.errors import UserError
 from rdtrain.files import write_json
+from rdtrain.lock import InUse
 from rdtrain.sweep.plan import Plan, Point, code_hash
 from rdtrain.sweep.status import refresh_status
 
 
-def run_job(
-    folder: Path, overrides: Sequence[str], composed: dict[str, Any], train: Callable[[dict[str, Any]], object]
-) -> None:
-    """Train a point, whatever launcher started the job.
+def run_job(folder: Path, point_id: str, train: Callable[[dict[str, Any]], object]) -> None:
+    """Train a point, whatever launcher started the job, as it was frozen when the sweep was submitted.
 
     Args:
         folder: of the sweep.
-        overrides: of the job, in the spelling of Hydra's sweeper.
-        composed: the configuration as this process composes it, for jobs that were not planned; what was frozen when
-            the sweep was submitted wins.
+        point_id: of the job.
         train: trains a configuration.
 
     Raises:
+        InUse: another process trains it, so that nothing is wrong with it.
         UserError: the user can put it right.
-        Exception: a fault of ours; like the other it is written down for the table at the end.
+        Exception: a fault of ours; like a mistake it is written down for the table at the end.
     """
     plan = Plan.read(folder)
-    point = plan.made_by(overrides)
-    if point is None:
-        train(composed)
-        return
+    point = plan.point(point_id)
     frozen = plan.frozen(point.id)
     word = plan.error_of(point.id)
     if word.is_file() and not frozen["sweep"]["retry"]:
@@ -41,8 +36,10 @@ def run_job(
         return
     word.unlink(missing_ok=True)
     try:
-        _check_code(point, frozen["sweep"]["on_code_change"])
+        _check_code(point, folder / point.run, frozen["sweep"]["on_code_change"])
         train({**frozen, "paths": {"runs": str(folder)}})
+    except InUse:
+        raise
     except UserError as mistake:
         with suppress(OSError):  # a full disk is not to hide what happened
             write_json(word, {"code": 2, "reason": "; ".join(mistake.problems)})
@@ -56,11 +53,12 @@ def run_job(
             refresh_status(plan)
 
 
-def _check_code(point: Point, policy: str) -> None:
+def _check_code(point: Point, run: Path, policy: str) -> None:
     now = code_hash()
     if now == point.code:
         return
     said = f"{point.id} was planned with code {point.code}, and this is {now}"
     if policy == "refuse":
-        raise UserError(f"{said}; issue the sweep again to plan it anew, or type sweep.on_code_change=warn")
+        anew = f"delete {run} to begin anew" if run.is_dir() else "issue the sweep again to plan it anew"
+        raise UserError(f"{said}; {anew}, or type sweep.on_code_change=warn")
     print(f"{said}; it goes on (sweep.on_code_change=warn)")

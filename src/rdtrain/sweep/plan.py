@@ -32,7 +32,7 @@ class Point:
         id: of the run.
         run: name of its folder within the sweep's.
         overrides: by which Hydra's sweeper makes it, in its spelling.
-        code: hash of the code that planned it.
+        code: hash of the code that it begins on.
         epochs: that it is to have; early stopping may end it before.
     """
 
@@ -47,14 +47,17 @@ def code_hash() -> str:
     """Hash what a run's numbers depend on besides its configuration.
 
     Returns:
-        12 hexadecimal digits over all Python and YAML files of the installed package.
+        12 hexadecimal digits over all Python and YAML files of the installed package and the versions of torch and
+        CompressAI.
     """
+    from importlib.metadata import version
+
     import rdtrain
     import rdtrain.callbacks
     import rdtrain.conf
     import rdtrain.runners
 
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr([version(name) for name in ("torch", "compressai")]).encode())
     for package in (rdtrain, rdtrain.callbacks, rdtrain.conf, rdtrain.runners):
         root = Path(package.__file__ or "").parent
         for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".yaml")):
@@ -100,7 +103,7 @@ class Plan:
         return cls(folder, tuple(points))
 
     def grown(self, points: Sequence[Point]) -> Plan:
-        """Add points, and take the newer of two with the same id.
+        """Add points, and take the newer of two with the same id, but the code that a run has begun on.
 
         Args:
             points: of the present command.
@@ -108,8 +111,27 @@ class Plan:
         Returns:
             A new plan.
         """
-        merged = {point.id: point for point in self.points} | {point.id: point for point in points}
-        return replace(self, points=tuple(merged.values()))
+        known = {point.id: point for point in self.points}
+        begun = {point.id: point.code for point in self.points if (self.folder / point.run).is_dir()}
+        newer = {point.id: replace(point, code=begun.get(point.id, point.code)) for point in points}
+        return replace(self, points=tuple((known | newer).values()))
+
+    def point(self, point_id: str) -> Point:
+        """Find a point.
+
+        Args:
+            point_id: its id.
+
+        Returns:
+            The point.
+
+        Raises:
+            UserError: it was not planned.
+        """
+        for point in self.points:
+            if point.id == point_id:
+                return point
+        raise UserError(f"{self.folder} has no point {point_id} in its plan.json; issue the sweep again to plan it")
 
     def write(self, configs: Mapping[str, dict[str, Any]]) -> None:
         """Write the plan, and freeze configurations.
@@ -157,15 +179,3 @@ class Plan:
             The file; there is none where it did not fail.
         """
         return self.folder / "plan" / f"{point_id}.error"
-
-    def made_by(self, overrides: Sequence[str]) -> Point | None:
-        """Find the newest point that a job was started for.
-
-        Args:
-            overrides: of the job, in the spelling of Hydra's sweeper.
-
-        Returns:
-            The point, None for a job that was not planned, such as one of another sweeper.
-        """
-        wanted = tuple(overrides)
-        return next((point for point in reversed(self.points) if point.overrides == wanted), None)

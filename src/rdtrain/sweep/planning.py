@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -13,8 +15,12 @@ from rdtrain.config.schema import Config
 from rdtrain.config.shared import SharedComposition
 from rdtrain.config.tasks import program_of
 from rdtrain.errors import UserError
+from rdtrain.lock import locked
 from rdtrain.sweep.plan import Plan, Point, code_hash
-from rdtrain.sweep.status import write_status
+from rdtrain.sweep.status import FINISHED, status, write_status
+
+_REMOTE = ("slurm", "ray")  # launchers whose jobs find other devices than this machine's
+_PATIENCE_S = 60.0  # for another command that plans points of the same sweep
 
 
 def make_plan(config: DictConfig, batch: Sequence[Sequence[str]]) -> list[Point]:
@@ -30,7 +36,8 @@ def make_plan(config: DictConfig, batch: Sequence[Sequence[str]]) -> list[Point]
     Raises:
         UserError: a point is wrong, and nothing is written.
     """
-    compose, code, points, configs = _composition(config), code_hash(), [], {}
+    compose, code, folder = _composition(config), code_hash(), sweep_folder(config)
+    points, raws, configs = [], [], {}
     problems: dict[str, None] = {}
     for overrides in batch:
         raw = {key: None if key == "search" else value for key, value in compose(overrides).items()}
@@ -41,12 +48,40 @@ def make_plan(config: DictConfig, batch: Sequence[Sequence[str]]) -> list[Point]
             configs[run.id] = completed.to_dict()
             epochs = configs[run.id]["engine"].get("num_epochs", 0)
             points.append(Point(run.id, run.path.name, tuple(overrides), code, epochs))
-    if problems:
-        raise UserError(list(problems))
-    plan = Plan.read(sweep_folder(config)).grown(points)
-    plan.write(configs)
-    write_status(plan)
+            raws.append(raw)
+    if found := list(problems) or _job_problems(folder, points, raws):
+        raise UserError(found)
+    with locked(folder / "plan", patience_s=_PATIENCE_S):
+        plan = Plan.read(folder).grown(points)
+        plan.write(configs)
+        write_status(plan)
     return points
+
+
+def _job_problems(folder: Path, points: Sequence[Point], raws: Sequence[dict[str, Any]]) -> list[str]:
+    # What jobs would refuse; one of each choice is looked at, and none that is finished.
+    rows = status(Plan(folder, tuple(points)))
+    choices = {_choice(raw): raw for row, raw in zip(rows, raws, strict=True) if row.state != FINISHED}
+    return list(dict.fromkeys(text for raw in choices.values() for text in program_of(raw).problems(_at_job(raw))))
+
+
+def _choice(raw: dict[str, Any]) -> str:
+    # Points that differ in numbers only, but not in a model's, are right together or wrong together.
+    return json.dumps([_words(raw), raw.get("model"), raw.get("hp")], default=str)
+
+
+def _words(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _words(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_words(value) for value in node]
+    return "" if isinstance(node, int | float) and not isinstance(node, bool) else node
+
+
+def _at_job(raw: dict[str, Any]) -> dict[str, Any]:
+    if raw["launcher"]["name"] not in _REMOTE:
+        return raw
+    return {**raw, "engine": {**raw["engine"], "device": "cpu"}}
 
 
 def checked_point(config: DictConfig, overrides: Sequence[str]) -> Config:
@@ -68,6 +103,18 @@ def checked_point(config: DictConfig, overrides: Sequence[str]) -> Config:
     return checked
 
 
+def is_planned(hydra: DictConfig) -> bool:
+    """Whether the points of a multirun are planned before it begins.
+
+    Args:
+        hydra: Hydra's own node.
+
+    Returns:
+        False for a sweeper that is not Hydra's, in whose place ours are put.
+    """
+    return str(hydra.sweeper._target_).endswith(".BasicSweeper")
+
+
 def sweep_points(config: DictConfig) -> list[list[str]]:
     """The override lists that Hydra's own sweeper makes.
 
@@ -80,7 +127,7 @@ def sweep_points(config: DictConfig) -> list[list[str]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+    if not is_planned(config.hydra):
         return []
     params = config.hydra.sweeper.params or {}
     texts = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]

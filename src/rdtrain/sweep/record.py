@@ -9,10 +9,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from rdtrain.config.tasks import TRAIN, task_of
+from rdtrain.errors import UserError
 from rdtrain.quiet import silence_libraries
 from rdtrain.sweep.faults import told
 from rdtrain.sweep.plan import Plan
 from rdtrain.sweep.planning import make_plan, sweep_folder, sweep_points
+from rdtrain.sweep.present import PRESENT
 from rdtrain.sweep.status import FINISHED, Row, error_code, table, write_status
 from rdtrain.sweep.sweeper import PlannedSweeper, SearchSweeper, take_over
 
@@ -41,14 +43,13 @@ class SweepRecord(Callback):
             SystemExit: a mistake of the user.
         """
         silence_libraries()
-        self.ids: set[str] | None = None  # None: all that a search has planned
         with told():
             if config.get("search") is not None:
+                PRESENT.begin(None)
                 take_over(SearchSweeper)
                 return
             take_over(PlannedSweeper)
-            batch = sweep_points(config)
-            self.ids = {point.id for point in make_plan(config, batch)}
+            PRESENT.begin(make_plan(config, sweep_points(config)))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say how it went, and report on what is finished.
@@ -62,15 +63,27 @@ class SweepRecord(Callback):
         """
         with told():
             plan = Plan.read(sweep_folder(config))
-            rows = [row for row in write_status(plan) if self.ids is None or row.id in self.ids]
-            if not rows:
+            rows = write_status(plan)
+            present = _of_this_command(plan, rows)
+            if not present:
                 return
-            print(table(rows))
+            print(table(present))
             if task_of(config) == TRAIN:
                 _report(plan, rows)
-        codes = [error_code(plan.error_of(row.id)) for row in rows if row.state != FINISHED]
+        codes = [error_code(plan.error_of(row.id)) for row in present if row.state != FINISHED]
+        if PRESENT.launcher_failed:
+            raise SystemExit(1)
         if codes and config.launcher.get("wait", True):
             raise SystemExit(min(codes))
+
+
+def _of_this_command(plan: Plan, rows: Sequence[Row]) -> list[Row]:
+    if PRESENT.points is None:
+        return list(rows)
+    wanted, found = {point.id for point in PRESENT.points}, {row.id for row in rows}
+    if lost := ", ".join(sorted(wanted - found)):
+        raise UserError(f"{plan.folder} has no points {lost} in its plan.json any more; type the same command again")
+    return [row for row in rows if row.id in wanted]
 
 
 def _report(plan: Plan, rows: Sequence[Row]) -> None:

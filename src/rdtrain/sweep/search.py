@@ -152,13 +152,17 @@ class Search:
     def _in_state(self, state: Any) -> Sequence[FrozenTrial]:
         return [trial for trial in self.trials if trial.state == state]
 
+    def _places(self, key: str, state: TrialState) -> list[float]:
+        return [math.log(trial.params[key]) for trial in self._in_state(state) if key in trial.params]
+
     def _propose(self, count: int) -> None:
         ((key, limits),) = self.goal.ranges.items()
         known = [(math.log(trial.params[key]), math.log(measured)) for trial, measured in self.results()]
-        pending = [math.log(trial.params[key]) for trial in self._in_state(TrialState.RUNNING) if key in trial.params]
+        pending, failed = (self._places(key, state) for state in (TrialState.RUNNING, TrialState.FAIL))
         ends = (math.log(limits[0]), math.log(limits[1]))
         assert self.goal.target is not None
-        for place in proposals(known, pending, math.log(self.goal.target), ends, max(0, count), self.goal.rising):
+        target, rising = math.log(self.goal.target), self.goal.rising
+        for place in proposals(known, pending, target, ends, max(0, count), rising, failed):
             self._study.enqueue_trial({key: min(max(math.exp(place), limits[0]), limits[1])})
 
 

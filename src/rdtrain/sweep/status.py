@@ -89,15 +89,15 @@ def write_status(plan: Plan) -> list[Row]:
 
 
 def refresh_status(plan: Plan) -> None:
-    """Write `status.csv` unless it is new: a job is not to read all points of a large sweep whenever one ends.
+    """Write `status.csv` unless it is new and another job will: not every one is to read all points of a large sweep.
 
     Args:
-        plan: of the sweep.
+        plan: of the sweep, to which more points may have come since it was read.
     """
     path = plan.folder / "status.csv"
     age = time.time() - path.stat().st_mtime if path.is_file() else math.inf
-    if age > len(plan.points) / _POINTS_PER_S:
-        write_status(plan)
+    if age > len(plan.points) / _POINTS_PER_S or not any(is_held(plan.folder / point.run) for point in plan.points):
+        write_status(Plan.read(plan.folder))
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+import traceback
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,12 +13,15 @@ from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.plugins import Plugins
-from omegaconf import DictConfig
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
 
+from rdtrain.config.schema import SEARCH_LENGTH
 from rdtrain.errors import UserError
 from rdtrain.sweep.faults import told
 from rdtrain.sweep.plan import Plan, Point
 from rdtrain.sweep.planning import checked_point, make_plan, sweep_folder, sweep_points
+from rdtrain.sweep.present import PRESENT
 from rdtrain.sweep.status import FAILED, FINISHED, RUNNING, status
 
 if TYPE_CHECKING:
@@ -42,14 +47,62 @@ def take_over(sweeper: type[BasicSweeper]) -> None:
 
 
 class PlannedSweeper(BasicSweeper):
-    """Hydra's sweeper for points that are known to be right: the plan's writer has composed and checked every one."""
+    """Launches points that the plan's writer has composed and checked; Hydra would compose them again, 0.2 s each."""
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Do nothing; Hydra would compose every point again, 0.2 s each.
+    def sweep(self, arguments: list[str]) -> None:
+        """Launch what is to be done.
 
         Args:
-            batch: overrides of each point.
+            arguments: what was typed, of which the plan is made.
+
+        Raises:
+            SystemExit: a mistake of the user, or a fault of ours.
         """
+        with told():
+            folder, points = sweep_folder(self.config), PRESENT.points or ()
+            OmegaConf.save(self.config, folder / "multirun.yaml")
+            size = self.max_batch_size or len(points)
+            for first in range(0, len(points), size):
+                launch(self.launcher, folder, points[first : first + size], first)
+
+
+def launch(launcher: Launcher, folder: Path, points: Sequence[Point], first: int) -> None:
+    """Start the points of a plan that neither are finished nor run, each as a job that knows its point's id.
+
+    Args:
+        launcher: of the multirun.
+        folder: of the sweep.
+        points: of which some may be the same.
+        first: number of the first job.
+
+    Raises:
+        UserError: the launcher cannot start anything, which the user can put right; other faults of it are printed.
+    """
+    states = _states(folder, points)
+    left = [state for state in states.values() if state in (FINISHED, RUNNING)]
+    if left:
+        print(
+            "left alone:",
+            ", ".join(f"{left.count(state)} already {state}" for state in dict.fromkeys(left)),
+            flush=True,
+        )
+    jobs = {point.id: _job(point) for point in points if states[point.id] not in (FINISHED, RUNNING)}
+    if not jobs:
+        return
+    try:
+        for result in launcher.launch(list(jobs.values()), initial_job_idx=first):
+            _ = result.return_value  # raises what the job raised
+    except UserError:
+        raise
+    except Exception:
+        traceback.print_exc()
+        print("the launcher failed; the same command goes on from here", file=sys.stderr)
+        PRESENT.launcher_failed = True
+
+
+def _job(point: Point) -> list[str]:
+    # Overrides may be those of two points, where configuration files have changed in between; ids are not.
+    return [*point.overrides, f"hydra.job.name='{point.id}'"]
 
 
 class SearchSweeper(BasicSweeper):
@@ -97,20 +150,13 @@ class SearchSweeper(BasicSweeper):
         points = make_plan(self.config, [[*self._typed, *_words(search.parameters(trial))] for trial in trials])
         for trial, point in zip(trials, points, strict=True):
             trial.set_user_attr("run", point.id)
-        self._launch(points, first=trials[0].number)
+        launch(self.launcher, self._folder, points, first=trials[0].number)
         states = _states(self._folder, points)
         for trial, point in zip(trials, points, strict=True):
             if states[point.id] in _ENDED:
                 finished = states[point.id] == FINISHED
                 search.tell(trial, _measured(self._folder / point.run, search) if finished else None)
         return set(states.values()) <= set(_ENDED)
-
-    def _launch(self, points: Sequence[Point], first: int) -> None:
-        states = _states(self._folder, points)
-        batch = [point.overrides for point in points if states[point.id] not in (FINISHED, RUNNING)]
-        if batch:
-            for result in self.launcher.launch(batch, initial_job_idx=first):
-                _ = result.return_value  # raises what the job raised
 
 
 def _typed(config: DictConfig) -> tuple[list[str], Config]:
@@ -129,7 +175,7 @@ def _opened(file: Path, config: Config, settings: LrSearch | TargetBppSearch) ->
     from rdtrain.run_folder import run_id
     from rdtrain.sweep.search import Search
 
-    searched = [run_id(complete(config)), settings.model_dump(exclude={"trials", "at_once", "tolerance"})]
+    searched = [run_id(complete(config)), settings.model_dump(exclude=set(SEARCH_LENGTH))]
     digest = hashlib.sha256(json.dumps(searched, sort_keys=True).encode()).hexdigest()
     return Search(file, f"{settings.name}-{digest[:8]}", _goal(config, settings))
 

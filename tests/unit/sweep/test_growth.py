@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from rdtrain import slurm
+from rdtrain.sweep import status as looking
 from rdtrain.sweep.plan import Plan, Point
-from rdtrain.sweep.planning import sweep_points
 from rdtrain.sweep.status import refresh_status, write_status
 
 FEW, MANY = 10, 40
@@ -37,6 +38,7 @@ def _script() -> Any:
 @pytest.mark.slow
 def test_nothing_grows_worse_than_the_number_of_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # and so it is again afterwards
+    monkeypatch.setattr(looking, "is_held", looking.is_held)
     composed: list[int] = []
     original = ConfigLoaderImpl.load_configuration
 
@@ -56,7 +58,7 @@ def test_nothing_grows_worse_than_the_number_of_points(tmp_path: Path, monkeypat
         assert seconds + 0.2 < 8 * (few["seconds"][name] + 0.2), name
     for name in ("all", "plan", "submission"):
         assert many["files"]["finished"][name] <= MANY // FEW * few["files"]["finished"][name]
-    assert many["files"]["finished"]["plan"] == MANY
+    assert many["files"]["finished"]["plan"] == MANY + 1  # and its lock
 
 
 def test_a_sweep_larger_than_an_array_is_submitted_as_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,21 +70,54 @@ def test_a_sweep_larger_than_an_array_is_submitted_as_several(tmp_path: Path, mo
         typed = [*script.QUIET, f"++paths.runs={tmp_path / 'sweep'}", *words]
         config = GlobalHydra.instance().config_loader().load_configuration("train", typed, RunMode.MULTIRUN)
         HydraConfig.instance().set_config(config)
-        script.submit(config, sweep_points(config), tmp_path)
+        points = [Point(f"{i}", f"{i}-run", (f"++seed={i}",), "0" * 12) for i in range(10)]
+        script.submit(config, tmp_path / "sweep", points, tmp_path)
     scripts = [file.read_text() for file in (tmp_path / "sweep" / ".submitit").rglob("[0-9]_*.sh")]
     arrays = sorted(line for text in scripts for line in text.splitlines() if "--array" in line)
     assert arrays == ["#SBATCH --array=0-2%2", "#SBATCH --array=0-2%2", "#SBATCH --array=0-3%2"]
     assert len(list((tmp_path / "sweep" / ".submitit").rglob("*_submitted.pkl"))) == 10
 
 
-def test_a_job_does_not_read_all_points_when_another_one_just_did(tmp_path: Path) -> None:
+@pytest.mark.parametrize("points", [FEW, MANY])
+def test_a_status_reads_two_files_a_point_and_asks_for_one_lock(
+    points: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def counted(name: str) -> Callable[[Path], Any]:
+        original = getattr(looking, name)
+        return lambda path: (done.append(name), original(path))[1]  # type: ignore[func-returns-value]
+
+    for name in ("_json", "is_held"):
+        monkeypatch.setattr(looking, name, counted(name))
+    plan = Plan(tmp_path, tuple(Point(f"{i}", f"{i}-run", (f"++seed={i}",), "0" * 12) for i in range(points)))
+    for point in plan.points:
+        (tmp_path / point.run).mkdir()
+        (tmp_path / point.run / "summary.json").write_text('{"status": "running"}')
+    (tmp_path / "plan").mkdir()
+    plan.error_of("3").write_text("{}")
+    assert [row.state for row in looking.status(plan)].count("killed") == points - 1
+    assert done.count("_json") == 2 * points + 1  # and the reason why one failed
+    assert done.count("is_held") == points + 1
+
+
+def test_a_job_does_not_read_all_points_when_another_one_just_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "is_held", lambda folder: folder.name == "5999-run")
     points = [Point(f"{i}", f"{i}-run", (f"++seed={i}",), "0" * 12) for i in range(6000)]
     plan = Plan(tmp_path, tuple(points))
+    plan.write({})
     file = tmp_path / "status.csv"
     write_status(Plan(tmp_path, plan.points[:5]))
     written = file.stat().st_mtime_ns
     refresh_status(plan)
     assert file.stat().st_mtime_ns == written  # newer than a minute, a hundredth of 6000 s
+    monkeypatch.setattr(looking, "is_held", lambda folder: False)
+    refresh_status(plan)
+    assert len(file.read_text().splitlines()) == 6001  # nobody is left to write it later
+    monkeypatch.setattr(looking, "is_held", lambda folder: folder.name == "5999-run")
+    write_status(Plan(tmp_path, plan.points[:5]))
     os.utime(file, (0, file.stat().st_mtime - 61))
     refresh_status(plan)
     assert len(file.read_text().splitlines()) == 6001

@@ -98,6 +98,23 @@ def test_a_target_is_hit_within_a_percent(tmp_path: Path, at_once: int) -> None:
     assert len(looked) <= (7 if at_once == 1 else 9)
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("bound", [0.005, 0.02, 0.1])
+def test_lambdas_that_fail_are_not_asked_for_again(tmp_path: Path, bound: float, at_once: int) -> None:
+    """All above a bound fail, as where a rate is so high that trainings diverge."""
+    search = open_search(tmp_path, TARGET)
+    looked = run(search, LMBDA, lambda lmbda: rate(lmbda) if lmbda < bound else None, 15, at_once)
+    assert search.hit and len(set(looked)) == len(looked)
+    failed = [lmbda for lmbda in looked if lmbda >= bound]
+    assert len(failed) <= (3 if at_once == 1 else 6)
+
+
+def test_failures_everywhere_are_spread_over_the_range(tmp_path: Path) -> None:
+    looked = run(open_search(tmp_path, TARGET), LMBDA, lambda lmbda: None, 7)
+    places = sorted((math.log(lmbda) - math.log(3e-4)) / math.log(1e3) for lmbda in looked)
+    assert places == pytest.approx([i / 8 for i in range(1, 8)])
+
+
 def test_a_falling_rate_and_noise(tmp_path: Path) -> None:
     """`criterion.form=dr` weighs the rate; short trainings are noisy, here by 2 %."""
     goal = Goal({LMBDA: (1.0, 1e4)}, target=0.25, rising=False, tolerance=0.02)

@@ -89,8 +89,18 @@ def test_a_plan_only_grows(plan: Plan) -> None:
     newer = Point("a", "a-run", ("++criterion.lmbda=0.01", "++seed=1"), "1" * 12)
     grown = plan.grown([newer, _point("f", 0.06)])
     assert [point.id for point in grown.points] == list("abcdef")
-    assert grown.made_by(newer.overrides) == newer
-    assert grown.made_by(["++seed=9"]) is None
+    assert grown.point("a") == newer
+    with pytest.raises(UserError, match="no point g in its plan"):
+        grown.point("g")
+
+
+def test_a_run_keeps_the_code_that_it_began_on(plan: Plan) -> None:
+    (plan.folder / "a-run").mkdir()
+    newer = [Point(name, f"{name}-run", ("++launcher.minutes=9",), "1" * 12) for name in "ab"]
+    grown = plan.grown(newer)
+    assert [(point.code, point.overrides) for point in grown.points[:2]] == [
+        ("0" * 12, newer[0].overrides), ("1" * 12, newer[1].overrides),
+    ]  # fmt: skip
 
 
 def test_the_hash_of_the_code_is_the_same_twice() -> None:
