@@ -73,7 +73,7 @@ def test_a_stock_model_gives_page_figures_and_tables(
         (["nowhere"], "does not exist"),
         (["{stock}"], "type --model NAME"),
         (["{stock}", "--model", "bmshj2018-factorized", "--max-images", "0"], "--max-images 0"),
-        (["{stock}", "--model", "bmshj2018-factorized", "--images", "{tmp}/none"], "holds no image files"),
+        (["{stock}", "--model", "bmshj2018-factorized", "--images", "{tmp}/none"], "there is no such folder"),
     ],
 )
 def test_mistakes_end_with_exit_code_2(
