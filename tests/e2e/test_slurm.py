@@ -15,7 +15,7 @@ from sweeps import begun, differences, ended, parts, runs, statuses, sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 SLURM = ("launcher=slurm", "launcher.minutes=20")
-LONG = ("engine.num_epochs=3", "engine.epoch_steps=60", "checkpoint.every_n_steps=1")
+LONG = ("engine.num_epochs=3", "engine.epoch_steps=150", "checkpoint.every_n_steps=1")
 
 
 def _training(folder: Path) -> Callable[[], bool]:
