@@ -145,7 +145,8 @@ def submit(config: DictConfig, sweep: Path, points: Sequence[Point], folder: Pat
         folder: for the programs.
     """
     take_over()
-    context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=None)  # type: ignore[arg-type]
+    # No callbacks: nothing but the launcher is timed.
+    context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=None)
     launcher = Plugins.instance().instantiate_launcher(context, _nothing, config)
     assert isinstance(launcher, SlurmLauncher)
     with counting_sbatch(folder):

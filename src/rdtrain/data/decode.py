@@ -158,8 +158,7 @@ def _naming_faults(path: Path) -> Iterator[None]:
             yield
     except BadImage:
         raise
-    # Damaged files make Pillow raise nearly anything: OSError, SyntaxError, ValueError, struct.error, KeyError, ...
-    except Exception as error:
+    except Exception as error:  # damaged files make Pillow raise nearly anything: SyntaxError, KeyError, ...
         if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
             raise  # too many open files: the machine's limit, not the image's fault
         raise BadImage(path, *_reason(error, path)) from error
