@@ -23,7 +23,8 @@ from rdtrain.config.schema import Dataset
 from rdtrain.data.inventory import take_inventory
 
 SECTIONS = ("hp", "optimizer.net", "optimizer.aux", "scheduler.net", "scheduler.aux", "callbacks", "logger")
-KEYS = [key for key in known_keys() if key not in SECTIONS]
+# A key of a search is only judged where one is chosen, which the user is told first.
+KEYS = [key for key in known_keys() if key not in SECTIONS and not key.startswith("search.")]
 NUMBERS = [
     "seed", "model.quality", "criterion.lmbda", "engine.num_epochs", "engine.threads", "engine.ema_decay",
     "engine.clip_grad_norm", "dataset.patch_size", "dataset.batch_size", "dataset.cache_mb", "dataset.valid_percent",
