@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from rdtrain.coding.rans import has_numba
 from rdtrain.config import schema
 from rdtrain.config.targets import optimization_problems, target_problems
 from rdtrain.quiet import silence_libraries
@@ -25,9 +26,8 @@ def problems(raw: dict[str, Any]) -> list[str]:
     """
     silence_libraries()
     found = [*_model_problems(raw), *_training_problems(raw)]
-    for name, node in (raw.get("logger") or {}).items():
-        if node is not None:
-            found += target_problems(f"logger.{name}", node, dry_run=False)
+    for name, node in _nodes(raw, "logger").items():
+        found += target_problems(f"logger.{name}", node, dry_run=False)
     if (engine := _section(schema.Engine, raw, "engine")) is not None:
         found += device_problems(engine)
     infer, runner = _section(schema.Infer, raw, "infer"), _section(schema.Runner, raw, "runner")
@@ -39,6 +39,12 @@ def problems(raw: dict[str, Any]) -> list[str]:
     return found
 
 
+def _nodes(raw: dict[str, Any], section: str) -> dict[str, dict[str, Any]]:
+    # What is neither a node nor null is the schema's to tell.
+    nodes = raw.get(section)
+    return {name: node for name, node in nodes.items() if isinstance(node, dict)} if isinstance(nodes, dict) else {}
+
+
 def _model_problems(raw: dict[str, Any]) -> list[str]:
     from rdtrain.models import model_problems
 
@@ -46,15 +52,17 @@ def _model_problems(raw: dict[str, Any]) -> list[str]:
     if model is None or not isinstance(raw.get("hp"), dict):
         return []
     found = model_problems(model.name, model.quality, raw["hp"])
-    if model.checkpoint is not None and not Path(model.checkpoint).is_file():
+    if model.checkpoint is not None and not os.path.isfile(model.checkpoint):  # Path.is_file raises for long names
         found.append(f"model.checkpoint={model.checkpoint}: there is no such file")
+    if model.coder == "numba" and not has_numba():
+        found.append("model.coder=numba: numba is not installed; type model.coder=auto, or pip install 'rdtrain[fast]'")
     return found
 
 
 def _training_problems(raw: dict[str, Any]) -> list[str]:
     from rdtrain.rehearsal import rehearse
 
-    callbacks = {name: node for name, node in (raw.get("callbacks") or {}).items() if node is not None}
+    callbacks = _nodes(raw, "callbacks")
     found: list[str] = []
     for name, node in callbacks.items():
         found += target_problems(f"callbacks.{name}", node, dry_run=False)

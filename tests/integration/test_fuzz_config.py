@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rdtrain import preflight
@@ -143,13 +143,19 @@ def _check(mutations: list[Mutation]) -> None:
 
 TELLS = (
     "did you mean", "it is one of", "should", "type ", "give ", "see rdtrain", "rdtrain --cfg", "there is no",
-    "is missing", "not ", "needs", "Could not", "Error", "Invalid", "requires", "must", "looks like",
+    "is missing", "not ", "needs", "allowed", "Could not", "Error", "Invalid", "requires", "must", "looks like",
 )  # fmt: skip
 OPTIONS = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 
 
 @settings(max_examples=40, **OPTIONS)
 @given(LISTS)
+@example([("callbacks.early_stopping=x", "callbacks.early_stopping=x")])
+@example([("logger.csv=5", "logger.csv=5")])
+@example([("dataset.infer_root=y", "dataset.infer_root=y holds no image files")])
+@example([("dataset.infer_root=" + "y" * 3000, "holds no image files")])
+@example([("model.checkpoint=" + "y" * 3000, "there is no such file")])
+@example([("dataset.max_pixels=5", "dataset.max_pixels=5")])
 def test_forty_mutated_command_lines(mutations: list[Mutation]) -> None:
     _check(mutations)
 

@@ -168,7 +168,7 @@ def _flat_folder(folder: Path) -> tuple[Path, ...]:
     except LayoutError as error:
         raise UserError(f"dataset.infer_root={folder} {error}") from error
     if not images:
-        raise UserError(f"dataset.infer_root={folder} holds no image files")
+        raise UserError(f"dataset.infer_root={folder} holds no image files: type a folder that does")
     return images
 
 

@@ -61,7 +61,7 @@ def list_images(folder: Path) -> tuple[Path, ...]:
         LayoutError: a folder cannot be read.
     """
     found: list[Path] = []
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path.is_dir raises for long names
         return ()
     try:
         for here, folders, names in os.walk(folder, onerror=_raise):

@@ -55,41 +55,48 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, or 2 for a mistake of the user.
+
+    Raises:
+        OSError: a fault of ours.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    if words[:1] == ["status"]:
-        return _status(words[1:])
-    if words[:1] == ["entropy"]:
-        return _entropy(words[1:])
-    arguments = parser().parse_args(words)
+    command = {"status": _status, "entropy": _entropy}.get(words[0] if words else "")
     try:
-        if arguments.list_references:
-            _list_references()
+        if command is None:
+            _runs(words)
         else:
-            _report(arguments)
+            command(words[1:])
     except UserError as error:
         for problem in error.problems:
             print(f"rdtrain-report: {problem}", file=sys.stderr)
         return 2
+    except OSError as error:  # no room, no permission, no such name
+        if error.filename is None:
+            raise
+        print(f"rdtrain-report: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 
-def _status(words: Sequence[str]) -> int:
+def _runs(words: Sequence[str]) -> None:
+    arguments = parser().parse_args(words)
+    if arguments.list_references:
+        _list_references()
+    else:
+        _report(arguments)
+
+
+def _status(words: Sequence[str]) -> None:
     from rdtrain.sweep.plan import Plan
     from rdtrain.sweep.status import status, table
 
     made = argparse.ArgumentParser("rdtrain-report status", description="Show how far the points of a sweep are.")
     made.add_argument("sweep", type=Path, metavar="SWEEP", help="folder of the sweep, the one with plan.json")
     folder = made.parse_args(words).sweep
-    try:
-        plan = Plan.read(folder)
-        if not plan.points:
-            raise UserError(f"{folder} holds no plan.json; give the folder of a sweep, such as runs/sweep-0a1b2c3d.")
-    except UserError as error:
-        print(f"rdtrain-report: {error}", file=sys.stderr)
-        return 2
+    plan = Plan.read(folder)
+    if not plan.points:
+        raise UserError(f"{folder} holds no plan.json; give the folder of a sweep, such as runs/sweep-0a1b2c3d.")
     print(table(status(plan)))
-    return 0
 
 
 def _entropy_parser() -> argparse.ArgumentParser:
@@ -106,22 +113,16 @@ def _entropy_parser() -> argparse.ArgumentParser:
     return made
 
 
-def _entropy(words: Sequence[str]) -> int:
+def _entropy(words: Sequence[str]) -> None:
     arguments = _entropy_parser().parse_args(words)
     from rdtrain.quiet import silence_libraries
 
     silence_libraries()
     from rdtrain.entropy.command import report
 
-    try:
-        if arguments.max_images < 1:
-            raise UserError(f"--max-images {arguments.max_images}: type a whole number above 0")
-        report(arguments)
-    except UserError as error:
-        for problem in error.problems:
-            print(f"rdtrain-report: {problem}", file=sys.stderr)
-        return 2
-    return 0
+    if arguments.max_images < 1:
+        raise UserError(f"--max-images {arguments.max_images}: type a whole number above 0")
+    report(arguments)
 
 
 def _list_references() -> None:

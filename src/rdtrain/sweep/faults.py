@@ -27,5 +27,8 @@ def told() -> Iterator[None]:
             print(f"rdtrain: {problem}", file=sys.stderr)
         raise SystemExit(2) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:  # no permission, no room, no such name
+            print(f"rdtrain: {error.filename}: {error.strerror}", file=sys.stderr)
+            raise SystemExit(2) from error
         traceback.print_exc()
         raise SystemExit(1) from error

@@ -145,6 +145,12 @@ def test_only_damaged_runs_is_an_error_that_names_them(make_run: MakeRun, capsys
     assert "no run in" in said
 
 
+@pytest.mark.parametrize("command", [[], ["status"], ["entropy"]])
+def test_a_name_that_no_file_can_have_is_told(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "y" * 3000]) == 2
+    assert capsys.readouterr().err.endswith(": File name too long\n")
+
+
 def test_list_of_references(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list-references"]) == 0
     lines = capsys.readouterr().out.splitlines()
