@@ -1,9 +1,10 @@
 """What a sweep of many points costs besides its trainings: planning, submission, status and report, each timed.
 
-python scripts/simulate_sweep.py --points 10 100 1000 --out simulation
+python scripts/simulate_sweep.py --points 10 100 300 1000 --out docs/figures/scale
 
 The trainings are stubs that sleep, many at a time, and leave the files of a run; everything else is what `rdtrain -m`
-does. `submit` is the job array of launcher=slurm with an sbatch that only counts. Writes <out>.json and prints a table.
+does. `submit` is the job array of launcher=slurm with an sbatch that only counts. Prints a table, and writes it as
+<out>.csv, with the machine as <out>.json, and as a figure, <out>.png.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from rdtrain.config.check import check
 from rdtrain.files import write_json, write_text
 from rdtrain.lock import locked
 from rdtrain.report.cli import main as report
+from rdtrain.report.figures import PAPER_DPI, colours, legend_below, new_figure
+from rdtrain.report.tables import Table
 from rdtrain.run_folder import RunFolder
 from rdtrain.slurm import SlurmLauncher, take_over
 from rdtrain.sweep import status
@@ -170,7 +173,7 @@ def simulate(points: int, seconds: float, at_once: int, folder: Path, with_repor
     status.is_held = lambda folder: folder in HELD
     typed = [f"++criterion.lmbda={','.join(map(str, LMBDAS))}", f"seed=range(0,{points // len(LMBDAS)})"]
     typed += ["experiment=quickstart", f"engine.num_epochs={EPOCHS}"]
-    sweep = folder / "sweep"
+    sweep, load = folder / "sweep", os.getloadavg()[0]
     timed: dict[str, float] = {}
     _time(timed, "check", lambda: _none(check_overrides(typed, {"--multirun": ""})))
     with initialize_config_module("rdtrain.conf", version_base="1.3"):
@@ -196,7 +199,9 @@ def simulate(points: int, seconds: float, at_once: int, folder: Path, with_repor
         _time(timed, "again", lambda: make_plan(config, batch))
     states = {row.state for row in write_status(Plan.read(sweep))}
     assert states == {"finished"}, states
-    return {"points": points, "seconds": timed, "files": {"submitted": submitted, "finished": count(sweep)}}
+    loads = [round(load, 1), round(os.getloadavg()[0], 1)]  # of the last minute before and at the end
+    files = {"submitted": submitted, "finished": count(sweep)}
+    return {"points": points, "load": loads, "seconds": timed, "files": files}
 
 
 def _composed_once(config: DictConfig) -> None:
@@ -243,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--points", type=int, nargs="+", default=[10, 100, 1000], help="of each sweep, multiples of 5")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a training (default: 1)")
     parser.add_argument("--at-once", type=int, default=64, help="trainings (default: 64)")
-    parser.add_argument("--out", type=Path, help="file for the figures, without ending")
+    parser.add_argument("--out", type=Path, help="files for table and figure, without ending")
     arguments = parser.parse_args(argv)
     found = []
     for points in arguments.points:
@@ -254,12 +259,38 @@ def main(argv: Sequence[str] | None = None) -> None:
         machine = environment.describe(torch.device("cpu"), 0, {})
         content = {"command": sys.argv, "at_once": arguments.at_once, "stub_s": arguments.seconds, "sweeps": found}
         write_json(arguments.out.with_suffix(".json"), {**content, "environment": machine})
+        rows = [_cells(one) for one in found]
+        Table(arguments.out.name, "", list(rows[0]), [list(row.values()) for row in rows]).save(arguments.out.parent)
+        draw(found, arguments.out.with_suffix(".png"))
+
+
+def draw(found: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draw seconds against points, and what growth with the points looks like.
+
+    Args:
+        found: of `simulate`.
+        file: to be written.
+    """
+    figure, (axes,) = new_figure("A sweep besides its trainings", 6.4, 4.6)
+    points, names = [one["points"] for one in found], list(found[0]["seconds"])
+    for name, colour in colours(names).items():
+        axes.loglog(points, [one["seconds"][name] for one in found], "o-", ms=4, color=colour, label=name)
+    axes.loglog(points, [n / 30 for n in points], ls=":", color="black", label="1/30 s a point")
+    axes.set_xlabel("points")
+    axes.set_ylabel("seconds")
+    legend_below(figure, [axes])
+    figure.savefig(file, dpi=PAPER_DPI)
+
+
+def _cells(one: dict[str, Any]) -> dict[str, str]:
+    timed, files = one["seconds"], one["files"]["finished"]
+    cells = {"points": str(one["points"]), "load": " to ".join(map(str, one["load"]))}
+    cells |= {f"{name} [s]": f"{value:.2f}" for name, value in timed.items()}
+    return cells | {"files": str(files["all"]), "MB": f"{files['bytes'] / 1e6:.1f}"}
 
 
 def _show(one: dict[str, Any], first: bool) -> None:
-    timed, files = one["seconds"], one["files"]["finished"]
-    cells = {"points": str(one["points"]), **{f"{name} [s]": f"{value:.2f}" for name, value in timed.items()}}
-    cells |= {"files": str(files["all"]), "MB": f"{files['bytes'] / 1e6:.1f}"}
+    cells = _cells(one)
     if first:
         print("| " + " | ".join(cells) + " |\n|" + " ---: |" * len(cells))
     print("| " + " | ".join(cells.values()) + " |", flush=True)

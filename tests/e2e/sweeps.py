@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from rdtrain.run_folder import RunFolder
 
 COMMAND = str(Path(sys.executable).with_name("rdtrain"))
@@ -39,21 +41,21 @@ def begun(folder: Path, *words: str, environment: Mapping[str, str] = os.environ
 
 
 def sweep(folder: Path, *words: str, environment: Mapping[str, str] = os.environ) -> str:
-    """A sweep that must come to its end; returns what it printed."""
+    """A sweep that must come to its end; returns what `ended` does."""
     with begun(folder, *words, environment=environment) as process:
         return ended(process)
 
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:
-    """Wait for a sweep and return what it printed."""
-    printed, errors = process.communicate(timeout=500)
-    assert process.returncode == code, printed + errors
-    return printed
+    """Wait for a sweep and return what it printed and what it said of mistakes."""
+    said = "".join(process.communicate(timeout=500))
+    assert process.returncode == code, said
+    return said
 
 
 def runs(folder: Path) -> dict[str, RunFolder]:
     """Run folders of a sweep by their names."""
-    return {path.parent.name: RunFolder(path.parent) for path in sorted((folder / "runs").glob("*/summary.json"))}
+    return {path.parent.name: RunFolder(path.parent) for path in sorted((folder / "runs").rglob("summary.json"))}
 
 
 def statuses(folder: Path) -> list[str]:
@@ -65,6 +67,18 @@ def parts(run: RunFolder) -> list[dict[str, Any]]:
     """The environment of each part of a run that was continued."""
     begun = json.loads(run.environment.read_text())
     return [begun, *begun.get("continued", [])]
+
+
+def holder(run: RunFolder) -> int:
+    """The process that trains a run."""
+    pid: int = json.loads((run.path / ".lock").read_text())["pid"]
+    return pid
+
+
+def trained_steps(file: Path) -> list[int]:
+    """The steps that an event file tells of: one a part of a run."""
+    events = EventAccumulator(str(file)).Reload()
+    return [event.step for event in events.Scalars("train_steps/loss/forward/unclamped")]
 
 
 def differences(a: Path, b: Path) -> list[str]:

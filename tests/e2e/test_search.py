@@ -12,8 +12,11 @@ pytest.importorskip("optuna", reason="pip install 'rdtrain[search]'")
 
 from sweeps import begun, runs, statuses, sweep
 
+from rdtrain.sweep.plan import Plan, Point
+
 pytestmark = pytest.mark.slow
-WORDS = ("search=lr", "search.trials=4", "checkpoint.every_n_steps=5", "engine.epoch_steps=20")
+STEPS = 6  # of each of two epochs
+WORDS = ("search=lr", "search.trials=4", "checkpoint.every_n_steps=2", f"engine.epoch_steps={STEPS}")
 
 
 def _trials(folder: Path) -> list[dict[str, str]]:
@@ -23,6 +26,8 @@ def _trials(folder: Path) -> list[dict[str, str]]:
 
 
 def test_a_search_that_was_killed_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
+    """What other commands have left in its folder does not matter to it."""
+    Plan(tmp_path / "runs").grown([Point("0" * 10, "another", (), "0" * 12)]).write({})
     with begun(tmp_path, *WORDS) as process:
         while statuses(tmp_path).count("finished") < 2:
             assert process.poll() is None, process.communicate()
@@ -37,7 +42,7 @@ def test_a_search_that_was_killed_goes_on_and_repeats_nothing(tmp_path: Path) ->
     written = {path: path.stat().st_mtime_ns for run in whole.values() for path in (run.last, run.metrics, run.summary)}
 
     printed = sweep(tmp_path, *WORDS)
-    assert "Best of 4 finished trials" in printed
+    assert "Best of 4 finished trials" in printed and "\n4 points: 4 finished\n" in printed
     trials = _trials(tmp_path)
     assert [trial["state"] for trial in trials] == ["complete"] * 4
     after = runs(tmp_path)
@@ -47,5 +52,5 @@ def test_a_search_that_was_killed_goes_on_and_repeats_nothing(tmp_path: Path) ->
     for trial in trials:
         (run,) = [run for run in after.values() if run.id == trial["run"]]
         summary = run.read_summary()
-        assert summary["steps"] == 40
+        assert summary["steps"] == 2 * STEPS
         assert float(trial["objective"]) == pytest.approx(summary["best"]["loss"], rel=1e-4)

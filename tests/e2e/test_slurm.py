@@ -1,7 +1,9 @@
-"""Sweeps on a real SLURM: jobs that are preempted or killed, and a controller that fails."""
+"""Sweeps on a real SLURM: jobs that are preempted, killed or reach their time limit, and a controller that fails."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'rdtrain[slurm]'")
 
 from slurm_cluster import Cluster, cluster, missing
-from sweeps import begun, differences, ended, parts, runs, statuses, sweep
+from sweeps import begun, differences, ended, holder, parts, runs, statuses, sweep, trained_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 SLURM = ("launcher=slurm", "launcher.minutes=20")
@@ -77,6 +79,39 @@ def test_sigterm_alone_and_submit_and_leave(tmp_path: Path) -> None:
     for run in runs(tmp_path / "array").values():
         begun, continued = parts(run)
         assert begun["slurm_job"] == continued["slurm_job"]
+
+
+def _end_in_two_minutes(slurm: Cluster) -> None:
+    elapsed = slurm.ask("squeue", "-h", "-r", "-o", "%M")  # minutes:seconds
+    slurm.call("scontrol", "update", "JobId=1", f"TimeLimit={int(elapsed.split(':')[0]) + 2}")
+
+
+def test_a_job_that_reaches_its_time_limit_is_queued_again_and_goes_on(tmp_path: Path) -> None:
+    """The limit is shortened when it trains, and it is stopped until SLURM wakes it for its signal.
+
+    With limits of up to ten minutes submitit counts any such signal as one of a time limit.
+    """
+    limited = ("seed=1", "launcher=slurm", "launcher.minutes=10", "launcher.grace_s=60")
+    every = "logger.tensorboard.every_n_steps=1"
+    array = tmp_path / "array"
+    with (
+        cluster(tmp_path / "slurm") as slurm,
+        begun(array, *LONG, every, *limited, environment=slurm.environment) as submitted,
+    ):
+        slurm.wait_for(lambda: [run for run in runs(array).values() if run.last.is_file()], seconds=600)
+        (run,) = runs(array).values()
+        os.kill(holder(run), signal.SIGSTOP)
+        _end_in_two_minutes(slurm)
+        slurm.wait_for(lambda: _states(slurm) == {"1": "PENDING"})
+        slurm.call("scontrol", "update", "JobId=1", "TimeLimit=10")
+        assert run.read_summary()["status"] == "interrupted"
+        assert "1 points: 1 finished" in ended(submitted)
+    first, second = parts(run)
+    assert first["slurm_job"] == second["slurm_job"]
+    before, after = (trained_steps(file) for file in sorted(run.tensorboard.iterdir()))
+    assert 1 <= len(before) < 450 and before + after == list(range(1, 451))
+    sweep(tmp_path / "local", *LONG, every, "seed=1")
+    assert differences(array, tmp_path / "local") == []
 
 
 def test_mistakes_are_told_before_anything_is_submitted(tmp_path: Path) -> None:

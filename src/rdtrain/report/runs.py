@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from rdtrain.config.tasks import EXPERIMENTS
 from rdtrain.errors import UserError
 from rdtrain.report.columns import Column, UnreadableRun, first_line, number, read_columns
 from rdtrain.report.image_sets import ImageSet
@@ -197,6 +198,8 @@ def read_run(folder: Path) -> Run:
     if not all(isinstance(one, dict) for one in (config, summary, environment)):
         files = "config.yaml, summary.json or environment.json"
         raise UnreadableRun(f"{folder}: left out, {files} is not a mapping of keys to values.")
+    if (task := config.get("task")) in EXPERIMENTS:
+        raise UnreadableRun(f"{folder}: left out, an experiment ({task}) has no rate; see {folder / 'figures'}.")
     return Run(folder, config, summary, read_columns(folder / "metrics.csv"), environment)
 
 

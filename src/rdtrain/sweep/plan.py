@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from rdtrain.config.tasks import TRAIN
 from rdtrain.errors import UserError
 
 FORMAT = 1
@@ -26,14 +27,15 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # several times as fast
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep.
+    """One run of a sweep; a folder may hold those of several commands.
 
     Args:
         id: of the run.
         run: name of its folder within the sweep's.
         overrides: by which Hydra's sweeper makes it, in its spelling.
         code: hash of the code that it begins on.
-        epochs: that it is to have; early stopping may end it before.
+        epochs: that it is to have; early stopping may end it before; 0: it does not count them.
+        kind: `train`, the name of an experiment, or the search that chose it, as it was typed.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Point:
     overrides: tuple[str, ...]
     code: str
     epochs: int = 0
+    kind: str = TRAIN
 
 
 def code_hash() -> str:
@@ -154,8 +157,15 @@ class Plan:
 
         Returns:
             The configuration as plain containers.
+
+        Raises:
+            UserError: somebody has deleted it.
         """
-        config: dict[str, Any] = yaml.safe_load(self.config_of(point_id).read_text(encoding="utf-8"))
+        file = self.config_of(point_id)
+        try:
+            config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"{file} is gone; issue the sweep again to plan it anew") from error
         return config
 
     def config_of(self, point_id: str) -> Path:

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rdtrain.config.check import check
 from rdtrain.config.schema import Config
 from rdtrain.config.shared import SharedComposition
-from rdtrain.config.tasks import program_of
+from rdtrain.config.tasks import program_of, task_of
 from rdtrain.errors import UserError
 from rdtrain.lock import locked
 from rdtrain.sweep.plan import Plan, Point, code_hash
 from rdtrain.sweep.status import FINISHED, status, write_status
 
 _REMOTE = ("slurm", "ray")  # launchers whose jobs find other devices than this machine's
+_SHARED = ("paths", "launcher", "search")  # what a sweep has one of, whatever its points
 _PATIENCE_S = 60.0  # for another command that plans points of the same sweep
 
 
@@ -37,17 +38,18 @@ def make_plan(config: DictConfig, batch: Sequence[Sequence[str]]) -> list[Point]
         UserError: a point is wrong, and nothing is written.
     """
     compose, code, folder = _composition(config), code_hash(), sweep_folder(config)
-    points, raws, configs = [], [], {}
+    points, raws, configs, shared = [], [], {}, _shared(config)
     problems: dict[str, None] = {}
     for overrides in batch:
-        raw = {key: None if key == "search" else value for key, value in compose(overrides).items()}
+        whole = compose(overrides)
+        raw = {key: None if key == "search" else value for key, value in whole.items()}
         checked, found = check(raw)
-        problems |= dict.fromkeys(found)
+        problems |= dict.fromkeys([*found, *_swept(shared, whole)])
         if checked is not None and not problems:
             completed, run = program_of(raw).planned(checked)
             configs[run.id] = completed.to_dict()
             epochs = configs[run.id]["engine"].get("num_epochs", 0)
-            points.append(Point(run.id, run.path.name, tuple(overrides), code, epochs))
+            points.append(Point(run.id, run.path.name, tuple(overrides), code, epochs, _kind(config)))
             raws.append(raw)
     if found := list(problems) or _job_problems(folder, points, raws):
         raise UserError(found)
@@ -56,6 +58,22 @@ def make_plan(config: DictConfig, batch: Sequence[Sequence[str]]) -> list[Point]
         plan.write(configs)
         write_status(plan)
     return points
+
+
+def _shared(config: DictConfig) -> dict[str, Any]:
+    nodes = {key: config.get(key) for key in _SHARED}
+    return {key: OmegaConf.to_container(node, resolve=True) for key, node in nodes.items() if node is not None}
+
+
+def _swept(shared: dict[str, Any], raw: dict[str, Any]) -> list[str]:
+    # Hydra takes it from the multirun, and from no point.
+    swept = [key for key in _SHARED if raw.get(key) != shared.get(key)]
+    return [f"{key}: a sweep has one for all of its points; give each of its keys one value" for key in swept]
+
+
+def _kind(config: DictConfig) -> str:
+    search = config.get("search")
+    return task_of(config) if search is None else f"search={search.name}"
 
 
 def _job_problems(folder: Path, points: Sequence[Point], raws: Sequence[dict[str, Any]]) -> list[str]:

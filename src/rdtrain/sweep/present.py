@@ -13,20 +13,20 @@ class Multirun:
     """What its hooks and its sweeper tell each other.
 
     Args:
-        points: of the command; None: a search, which plans as it goes.
+        points: of the command; a search, which plans as it goes, knows them at its end.
         launcher_failed: whether the launcher itself broke down.
     """
 
-    points: tuple[Point, ...] | None = None
+    points: tuple[Point, ...] = ()
     launcher_failed: bool = False
 
-    def begin(self, points: Sequence[Point] | None) -> None:
+    def begin(self, points: Sequence[Point] = ()) -> None:
         """Forget the multirun before, where one process has several.
 
         Args:
-            points: of the command; None for a search.
+            points: of the command, as far as they are known.
         """
-        self.points = None if points is None else tuple(points)
+        self.points = tuple(points)
         self.launcher_failed = False
 
 

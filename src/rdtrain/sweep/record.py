@@ -1,14 +1,16 @@
-"""Plans a multirun before its first job, and closes it after its last one."""
+"""Plans a multirun before its first job, begins each job where the command was typed, and closes it after the last."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from rdtrain.config.tasks import TRAIN, task_of
+from rdtrain.config.tasks import EXPERIMENTS, TRAIN, task_of
 from rdtrain.errors import UserError
 from rdtrain.quiet import silence_libraries
 from rdtrain.sweep.faults import told
@@ -45,11 +47,21 @@ class SweepRecord(Callback):
         silence_libraries()
         with told():
             if config.get("search") is not None:
-                PRESENT.begin(None)
+                PRESENT.begin()
                 take_over(SearchSweeper)
                 return
             take_over(PlannedSweeper)
             PRESENT.begin(make_plan(config, sweep_points(config)))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Go to where the command was typed: a job of Ray begins where its cluster was started.
+
+        Args:
+            config: of the job, Hydra's own node included.
+            kwargs: what else Hydra hands over.
+        """
+        with contextlib.suppress(FileNotFoundError):  # this machine has no such folder; whole paths work without it
+            os.chdir(config.hydra.runtime.cwd)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say how it went, and report on what is finished.
@@ -69,7 +81,7 @@ class SweepRecord(Callback):
                 return
             print(table(present))
             if task_of(config) == TRAIN:
-                _report(plan, rows)
+                _report(plan, [row for row in rows if row.kind not in EXPERIMENTS])
         codes = [error_code(plan.error_of(row.id)) for row in present if row.state != FINISHED]
         if PRESENT.launcher_failed:
             raise SystemExit(1)
@@ -78,8 +90,6 @@ class SweepRecord(Callback):
 
 
 def _of_this_command(plan: Plan, rows: Sequence[Row]) -> list[Row]:
-    if PRESENT.points is None:
-        return list(rows)
     wanted, found = {point.id for point in PRESENT.points}, {row.id for row in rows}
     if lost := ", ".join(sorted(wanted - found)):
         raise UserError(f"{plan.folder} has no points {lost} in its plan.json any more; type the same command again")

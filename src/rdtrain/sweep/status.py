@@ -29,6 +29,7 @@ class Row:
 
     Args:
         id: of its run.
+        kind: of its point.
         state: planned, running, finished, interrupted, failed, or killed (it says running, but no process does).
         epoch: last whole epoch.
         epochs: that it is to have; early stopping may end it before.
@@ -37,11 +38,12 @@ class Row:
         psnr: of the validation, dB.
         left_s: seconds until its last epoch, at its pace so far; None where that is unknown.
         host: that it ran on last.
-        overrides: what distinguishes it.
+        overrides: what distinguishes it from others of its kind.
         reason: why it failed.
     """
 
     id: str
+    kind: str
     state: str
     epoch: int = 0
     epochs: int = 0
@@ -63,8 +65,11 @@ def status(plan: Plan) -> list[Row]:
     Returns:
         One row a point, in the plan's order.
     """
-    shared = set.intersection(*(set(point.overrides) for point in plan.points)) if len(plan.points) > 1 else set()
-    return [_row(plan, point, shared) for point in plan.points]
+    words: dict[str, list[set[str]]] = {}
+    for point in plan.points:
+        words.setdefault(point.kind, []).append(set(point.overrides))
+    shared = {kind: set.intersection(*sets) if len(sets) > 1 else set() for kind, sets in words.items()}
+    return [_row(plan, point, shared[point.kind]) for point in plan.points]
 
 
 def write_status(plan: Plan) -> list[Row]:
@@ -109,7 +114,7 @@ def table(rows: Sequence[Row]) -> str:
     Returns:
         Lines with a heading, and how many points are in which state.
     """
-    heading = ("id", "state", "epoch", "loss", "bpp", "PSNR [dB]", "left", "host", "overrides")
+    heading = ("id", "kind", "state", "epoch", "loss", "bpp", "PSNR [dB]", "left", "host", "overrides")
     cells = [heading, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(heading))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
@@ -134,7 +139,8 @@ def error_code(path: Path) -> int:
 def _cells(row: Row) -> tuple[str, ...]:
     numbers = [("" if value is None else f"{value:.4f}") for value in (row.loss, row.bpp, row.psnr)]
     left = "" if row.left_s is None else str(timedelta(seconds=row.left_s))
-    return (row.id, row.state, f"{row.epoch}/{row.epochs}", *numbers, left, row.host, row.overrides)
+    epoch = f"{row.epoch}/{row.epochs}" if row.epochs else ""
+    return (row.id, row.kind, row.state, epoch, *numbers, left, row.host, row.overrides)
 
 
 def _row(plan: Plan, point: Point, shared: set[str]) -> Row:
@@ -154,6 +160,7 @@ def _row(plan: Plan, point: Point, shared: set[str]) -> Row:
     )
     return Row(
         id=point.id,
+        kind=point.kind,
         state=state,
         epoch=epoch,
         epochs=point.epochs,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
@@ -59,7 +60,7 @@ class PlannedSweeper(BasicSweeper):
             SystemExit: a mistake of the user, or a fault of ours.
         """
         with told():
-            folder, points = sweep_folder(self.config), PRESENT.points or ()
+            folder, points = sweep_folder(self.config), PRESENT.points
             OmegaConf.save(self.config, folder / "multirun.yaml")
             size = self.max_batch_size or len(points)
             for first in range(0, len(points), size):
@@ -86,7 +87,7 @@ def launch(launcher: Launcher, folder: Path, points: Sequence[Point], first: int
             ", ".join(f"{left.count(state)} already {state}" for state in dict.fromkeys(left)),
             flush=True,
         )
-    jobs = {point.id: _job(point) for point in points if states[point.id] not in (FINISHED, RUNNING)}
+    jobs = {point.id: _job(folder, point) for point in points if states[point.id] not in (FINISHED, RUNNING)}
     if not jobs:
         return
     try:
@@ -100,9 +101,11 @@ def launch(launcher: Launcher, folder: Path, points: Sequence[Point], first: int
         PRESENT.launcher_failed = True
 
 
-def _job(point: Point) -> list[str]:
-    # Overrides may be those of two points, where configuration files have changed in between; ids are not.
-    return [*point.overrides, f"hydra.job.name='{point.id}'"]
+def _job(folder: Path, point: Point) -> list[str]:
+    # Overrides may be those of two points, where configuration files have changed in between; ids are not. Hydra makes
+    # the folder of a job before the job may say where it is to begin.
+    whole = QuotedString(str(folder), Quote.single).with_quotes()
+    return [*point.overrides, f"hydra.job.name='{point.id}'", f"hydra.sweep.dir={whole}"]
 
 
 class SearchSweeper(BasicSweeper):
@@ -141,6 +144,8 @@ class SearchSweeper(BasicSweeper):
         while going_on and (trials := search.ask(at_once, settings.trials)):
             going_on = self._run(search, trials)
             write_search(search, self._folder / SEARCH, measured)
+        runs = {trial.user_attrs.get("run") for trial in search.trials}
+        PRESENT.points = tuple(point for point in Plan.read(self._folder).points if point.id in runs)
         print(search_table(search, measured).text())
         if not going_on:
             print("a trial has not come to its end; the same command goes on from here")

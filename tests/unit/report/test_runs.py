@@ -68,6 +68,7 @@ def test_settings_and_lambda_of_both_forms(make_run: MakeRun) -> None:
         ("metrics.csv", "a,b\n1,2\n", "line 2 is damaged"),
         ("config.yaml", "a: [1\n", "left out"),
         ("config.yaml", "- 1\n", "not a mapping"),
+        ("config.yaml", "task: kernels\n", "an experiment (kernels) has no rate"),
         ("config.yaml", "[" * 700, "left out"),
         ("summary.json", "{", "left out"),
         ("summary.json", "[]", "not a mapping"),

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
@@ -75,13 +76,35 @@ def test_each_job_knows_its_point_and_what_needs_none_has_none(
     monkeypatch.setattr("rdtrain.sweep.status.is_held", lambda folder: folder.name == "c-run")
     launcher = Launcher(tmp_path, finished="b")
     assert _sweep(tmp_path, launcher) == 1  # one is not finished
-    assert launcher.jobs == [(0, ["++seed=b", "hydra.job.name='b'"])]
+    assert launcher.jobs == [(0, ["++seed=b", "hydra.job.name='b'", f"hydra.sweep.dir='{tmp_path}'"])]
     assert "left alone: 1 already finished, 1 already running" in capsys.readouterr().out
     assert (tmp_path / "multirun.yaml").is_file()
     launcher.jobs.clear()
     _summary(tmp_path, "c", "finished")
     assert _sweep(tmp_path, launcher) == 0 and launcher.jobs == []
     assert "3 points: 3 finished" in capsys.readouterr().out
+
+
+def test_a_job_begins_where_the_command_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one of a cluster that was started elsewhere; a machine without that folder may do with whole paths."""
+    for name in ("typed", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    job = OmegaConf.create({"hydra": {"runtime": {"cwd": str(tmp_path / "gone")}}})
+    SweepRecord().on_job_start(job)
+    assert Path.cwd() == tmp_path / "elsewhere"
+    job.hydra.runtime.cwd = str(tmp_path / "typed")
+    SweepRecord().on_job_start(job)
+    assert Path.cwd() == tmp_path / "typed"
+
+
+def test_the_folder_of_a_job_is_a_whole_path_whatever_is_in_it(tmp_path: Path) -> None:
+    launcher: Any = Launcher(tmp_path)
+    folder = tmp_path / "a person's, [own] = folder"
+    sweeper.launch(launcher, folder, POINTS[:1], first=0)
+    ((_, words),) = launcher.jobs
+    parsed = OverridesParser.create().parse_overrides(words)
+    assert [override.value() for override in parsed][1:] == ["a", str(folder)]
 
 
 def test_two_points_with_one_id_are_one_job(tmp_path: Path) -> None:

@@ -57,6 +57,15 @@ def test_what_every_job_would_refuse_is_told_and_nothing_is_written(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "word", ["paths.runs=a,b", "launcher=local,joblib", "launcher.name=local,other", "search=lr,target_bpp"]
+)
+def test_what_a_sweep_has_one_of_is_not_swept(word: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a sweep has one for all of its points; give each of its keys one value"):
+        _planned(tmp_path / "sweep", "seed=1,2", word)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_of_each_choice_is_looked_at_and_none_that_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

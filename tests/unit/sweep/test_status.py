@@ -77,12 +77,45 @@ def test_the_csv_and_the_table_have_a_line_a_point(plan: Plan, capsys: pytest.Ca
     assert table(rows) in capsys.readouterr().out
 
 
+def test_points_of_several_commands_are_told_apart_by_their_kind(plan: Plan) -> None:
+    fits = [
+        Point(name, f"{name}-edge", ("experiment=kernels/edge", f"++seed={i}"), "0" * 12, kind="kernels")
+        for i, name in enumerate("fg")
+    ]
+    tried = Point("h", "h-run", ("++criterion.lmbda=0.2", "++optimizer.net.lr=0.1"), "0" * 12, 10, kind="search=lr")
+    plan.grown([*fits, tried]).write({})
+    _summary(plan, "h", status="finished", epochs=10, seconds=1.0, final={})
+    rows = status(Plan.read(plan.folder))
+    assert [(row.kind, row.overrides) for row in rows[4:]] == [
+        ("train", "++criterion.lmbda=0.05"), ("kernels", "++seed=0"), ("kernels", "++seed=1"),
+        ("search=lr", " ".join(tried.overrides)),
+    ]  # fmt: skip
+    lines = table(rows).splitlines()
+    assert lines[5].split()[:4] == ["e", "train", "planned", "0/10"]
+    assert lines[6].split() == ["f", "kernels", "planned", "++seed=0"]  # which counts no epochs
+    assert lines[8].split()[:4] == ["h", "search=lr", "finished", "10/10"]
+
+
 def test_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(tmp_path)]) == 2
     assert "holds no plan.json" in capsys.readouterr().err
     (tmp_path / "plan.json").write_text('{"points": [{"id": 3}]}')
     with pytest.raises(UserError, match="is no plan of a sweep"):
         Plan.read(tmp_path)
+
+
+def test_a_plan_of_an_older_version_has_trainings(plan: Plan) -> None:
+    content = json.loads((plan.folder / "plan.json").read_text())
+    assert [point.pop("kind") for point in content["points"]] == ["train"] * 5
+    (plan.folder / "plan.json").write_text(json.dumps(content))
+    assert Plan.read(plan.folder) == plan
+
+
+def test_a_configuration_that_is_gone(plan: Plan) -> None:
+    plan.config_of("a").unlink()
+    with pytest.raises(UserError, match=r"a\.yaml is gone; issue the sweep again"):
+        plan.frozen("a")
+    assert plan.frozen("b") == CONFIG
 
 
 def test_a_plan_only_grows(plan: Plan) -> None:
