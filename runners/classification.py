@@ -5,76 +5,23 @@ Shapes: x (B, C, H, W) or coefficients (B, C, Y, X, 64); labels (B,).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch.nn.functional as F
-from catalyst import dl
+from rdtrain.runners.measuring import MeasuringRunner
 from torch import Tensor
 
-from rdtrain.metrics import Means
 
-Row = dict[str, float]
+class ClassificationRunner(MeasuringRunner):
+    """Trains a classifier; loaders `train` and `valid`."""
 
-
-class ClassificationRunner(dl.Runner):
-    """Trains a classifier; loaders `train` and `valid`.
-
-    Args:
-        on_epoch: called after every epoch with its number, its optimizer steps so far and the means of `loss` and
-            `accuracy` by loader.
-    """
-
-    def __init__(self, on_epoch: Callable[[int, int, dict[str, Row]], None] = lambda epoch, steps, means: None) -> None:
-        super().__init__()
-        self.on_epoch, self.steps = on_epoch, 0
-
-    def get_loggers(self) -> dict[str, Any]:
-        """No loggers of Catalyst's.
-
-        Returns:
-            An empty dict.
-        """
-        return {}
-
-    def on_loader_start(self, runner: dl.IRunner) -> None:
-        """Begin the loader's means.
-
-        Args:
-            runner: this runner.
-        """
-        super().on_loader_start(runner)
-        self.means = Means()
-
-    def handle_batch(self, batch: dict[str, Tensor]) -> None:
-        """Train on or validate one batch.
+    def measure(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Classify a batch.
 
         Args:
             batch: `x` and `label`.
+
+        Returns:
+            Cross entropy `loss` and `accuracy`, 0 or 1, of each image, (B,).
         """
         logits, labels = self.model(batch["x"]), batch["label"]
         losses = F.cross_entropy(logits, labels, reduction="none")
-        self.means.update({"loss": losses, "accuracy": (logits.argmax(1) == labels).to(losses.dtype)})
-        if self.is_train_loader:
-            self.optimizer.zero_grad()
-            self.engine.backward(losses.mean())
-            self.optimizer.step()
-            self.steps += 1
-
-    def on_loader_end(self, runner: dl.IRunner) -> None:
-        """Read the means.
-
-        Args:
-            runner: this runner.
-        """
-        self.loader_metrics.update(self.means.compute())
-        super().on_loader_end(runner)
-
-    def on_epoch_end(self, runner: dl.IRunner) -> None:
-        """Hand over the epoch's means.
-
-        Args:
-            runner: this runner.
-        """
-        self.on_epoch(self.epoch_step, self.steps, {key: dict(self.epoch_metrics[key]) for key in self.loaders})
-        super().on_epoch_end(runner)
+        return {"loss": losses, "accuracy": (logits.argmax(1) == labels).to(losses.dtype)}

@@ -94,17 +94,23 @@ class Record:
         write_json(self.folder.summary, content)
 
 
-def folder_of(config: Experiment, name: str) -> RunFolder:
+def folder_of(config: Experiment, name: str, data: dict[str, Any]) -> RunFolder:
     """The folder that belongs to a configuration.
 
     Args:
         config: of an experiment.
         name: what a person wants to read in the folder's name.
+        data: what it reads, by part: fingerprints of what the configuration only names.
 
     Returns:
         The folder, made or not.
+
+    Raises:
+        UserError: what is in it came of other data.
     """
-    return RunFolder(runs_root(config.paths.runs) / f"{run_id(config)}-{name}")
+    folder = RunFolder(runs_root(config.paths.runs) / f"{run_id(config)}-{name}")
+    folder.check_data(data, "data")
+    return folder
 
 
 def run_experiment(
@@ -120,17 +126,17 @@ def run_experiment(
         config: its configuration, without mistakes.
         name: what a person wants to read in the folder's name.
         overrides: what the user typed, for the record.
-        data: what it reads, for environment.json.
+        data: see `folder_of`; for environment.json too.
         work: does it.
 
     Returns:
         The run's folder.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to, or what is in it came of other data.
         OSError: another fault of reading or writing; `work` may raise anything else.
     """
-    folder = folder_of(config, name)
+    folder = folder_of(config, name, data)
     with Interruption(), locked(folder.path):
         if folder.read_summary().get("status") == "finished":
             print(f"already finished: {folder.path} (delete it to run it again)")

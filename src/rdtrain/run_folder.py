@@ -37,9 +37,12 @@ def run_id(config: Described) -> str:
         config: completed, so that what `model.quality` stands for counts, not how it was typed.
 
     Returns:
-        10 hexadecimal digits of a sha256 over the configuration without paths and logging.
+        10 hexadecimal digits of a sha256 over the configuration without paths, logging and what else changes no result.
     """
-    content = {key: value for key, value in config.to_dict().items() if key not in _NOT_IN_ID}
+    content = config.to_dict()
+    for name in _NOT_IN_ID:
+        section, _, key = name.rpartition(".")
+        (content.get(section, {}) if section else content).pop(key, None)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
@@ -165,20 +168,21 @@ class RunFolder:
             write_text(self.overrides, "".join(f"{text}\n" for text in overrides))
         write_json(self.environment, environment)
 
-    def check_data(self, data: dict[str, Any]) -> None:
-        """Refuse to continue a run on other images.
+    def check_data(self, data: dict[str, Any], kind: str = "images") -> None:
+        """Refuse to continue a run on other data.
 
         Args:
-            data: of the images that are there now, by loader.
+            data: what is there now, by loader or other part.
+            kind: what it is, for the error.
 
         Raises:
             UserError: the run began with others.
         """
         begun = _read_json(self.environment)["data"] if self.environment.exists() else data
-        changed = [loader for loader in data if begun.get(loader) != data[loader]]
+        changed = [part for part in data if begun.get(part) != data[part]]
         if changed:
             raise UserError(
-                f"the {' and '.join(changed)} images are not those that the run in {self.path} began with; "
+                f"the {' and '.join(changed)} {kind} are not those that the run in {self.path} began with; "
                 "put them back, or delete that folder to begin anew"
             )
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from rdtrain.config.schema import Config as TrainConfig
 from rdtrain.errors import UserError
 from rdtrain.factorisation.schema import Config
-from rdtrain.factorisation.task import problems, run
+from rdtrain.factorisation.task import planned, problems, run
 from rdtrain.train import train
 
 
@@ -62,6 +63,11 @@ def test_filters_leave_a_whole_run_folder(tmp_path: Path) -> None:
     drawn = {"targets", "case-lh", "case-own", "map", "latency"}
     assert {f"{name}.png" for name in drawn} <= {path.name for path in folder.figures.iterdir()}
     assert [row["loader"] for row in rows_of(folder.metrics)] == ["lh", "own"]
+    assert run(Config.model_validate(raw)).path == folder.path
+    np.save(tmp_path / "kernel.npy", np.outer([1.0, 2, 3], [1.0, -1, 5]))
+    for again in (run, planned):
+        with pytest.raises(UserError, match="the own data are not those that the run in"):
+            again(Config.model_validate(raw))
 
 
 @pytest.mark.slow
@@ -89,6 +95,13 @@ def test_a_trained_model_before_and_after(tmp_path: Path, configure: Callable[..
         *(f"g_a.{i}" for i in (0, 2, 4, 6)), *(f"g_s.{i}" for i in (0, 2, 4, 6)),
     }  # fmt: skip
     assert (folder.figures / "model.png").is_file()
+    content = json.loads(folder.environment.read_text())
+    assert content["data"].keys() == {"model", "images"}
+    weights = torch.load(trained.best, weights_only=False)
+    weights["model"]["g_a.0.bias"] += 1
+    torch.save(weights, trained.best)
+    with pytest.raises(UserError, match="the model data are not those that the run in"):
+        planned(Config.model_validate(raw))
 
 
 @pytest.mark.parametrize(

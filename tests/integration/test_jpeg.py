@@ -36,7 +36,7 @@ QUICK = (
     "timing.batch_size=2",
     "timing.repeats=1",
     "timing.exploded=false",
-    "compare.forms=[plain,rfft]",
+    "compare.forms=[plain,plain-as-rfft]",
     "compare.seeds=1",
     "engine.device=cpu",
     "engine.threads=1",
@@ -66,6 +66,9 @@ def test_an_experiment_leaves_a_whole_run_folder(
     assert summary["final"]["exact/disagreeing"] == 0 and summary["final"]["exact/max_difference"] < 1e-3
     assert summary["final"]["exact/images"] == 128
     assert any("fused" in warning for warning in summary["warnings"])  # it is slower, and says so
+    with open(folder.figures / "forms.csv") as file:
+        plain, control = (float(row["loss"]) for row in csv.DictReader(file))
+    assert plain != control  # the same beginning and images, another learning rate
     figures = {path.name for path in folder.figures.iterdir()}
     drawn = {"images", "n_freqs", "approximation", "quality", "timing", "forms"}
     assert {f"{name}.png" for name in drawn} <= figures
@@ -77,6 +80,12 @@ def test_an_experiment_leaves_a_whole_run_folder(
     make_classifier(0).load_state_dict(weights)
     task.run(Config.model_validate(raw), QUICK)
     assert "already finished" in capsys.readouterr().out
+    content = json.loads(folder.environment.read_text())
+    content["data"]["train"]["images"] -= 1
+    folder.environment.write_text(json.dumps(content))
+    for again in (task.run, task.planned):
+        with pytest.raises(UserError, match="the train data are not those that the run in"):
+            again(Config.model_validate(raw))
 
 
 def test_an_experiment_that_fails_says_so(tmp_path: Path, few_digits: None, monkeypatch: pytest.MonkeyPatch) -> None:

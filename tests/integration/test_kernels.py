@@ -18,9 +18,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rdtrain.errors import UserError
 from rdtrain.kernels import figures, results
 from rdtrain.kernels.leaderboard import finished_fits, write_leaderboard
-from rdtrain.kernels.ranking import VERDICTS
+from rdtrain.kernels.ranking import VERDICTS, Cell
 from rdtrain.kernels.schema import Config
 from rdtrain.kernels.targets import make_target
 from rdtrain.kernels.task import planned, problems, run
@@ -190,6 +191,32 @@ def test_titles_say_what_the_configuration_says(configure: Callable[..., Config]
 def test_mistakes_say_what_to_type(overrides: list[str], said: str) -> None:
     (problem,) = problems(raw(*overrides))
     assert said in problem
+
+
+def test_axes_of_all_cells_have_names_and_controls_their_transforms_colour() -> None:
+    cells = [Cell(target, inputs, "Adam", 1e-3) for target in ("edge", "random") for inputs in ("pink", "white")]
+    arms = ("plain", "few", "plain-as-few", "plain-from-few")
+    traces = {("kernel_error", arm): np.array([[1.0, 2.0], [0.1, 0.2]]) * i for i, arm in enumerate(arms, 1)}
+    figure = figures.curve_grid("curves", "title", dict.fromkeys(cells, (np.array([0.0, 20.0]), traces))).figure
+    assert figure.get_supylabel() == "relative error of the kernels"
+    assert [axes.get_xlabel() for axes in figure.axes] == [""] * 2 + ["optimizer steps"] * 2
+    _, few, as_few, from_few = figure.axes[0].lines
+    assert few.get_color() == as_few.get_color() == from_few.get_color()
+    assert [line.get_linestyle() for line in (few, as_few, from_few)] == ["-", "--", ":"]
+
+
+def test_a_fit_of_other_trained_kernels_is_not_taken_for_done(configure: Callable[..., Config], tmp_path: Path) -> None:
+    weights = {"g_a.0.weight": torch.randn(2, 2, 3, 3)}
+    torch.save(weights, tmp_path / "model.pth")
+    trained = ("target.name=trained", f"target.checkpoint={tmp_path / 'model.pth'}", "target.layer=g_a.0")
+    config = configure(*TINY, *trained, "inputs.name=images")
+    folder = run(config)
+    assert json.loads(folder.environment.read_text())["data"].keys() == {"target", "inputs"}
+    assert run(config).path == planned(config)[1].path
+    torch.save({"g_a.0.weight": 2 * weights["g_a.0.weight"]}, tmp_path / "model.pth")
+    for again in (run, planned):
+        with pytest.raises(UserError, match="the target data are not those that the run in"):
+            again(config)
 
 
 @pytest.mark.slow

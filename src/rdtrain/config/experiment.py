@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from rdtrain.config.schema import (
+    Count,
     JoblibLauncher,
     LocalLauncher,
     Natural,
@@ -18,12 +19,35 @@ from rdtrain.config.schema import (
     Threads,
 )
 
+Transform = Literal["rfft", "rdft", "dct", "attenuated"]
+Form = Literal["plain", Transform, "plain-as-rfft", "plain-as-attenuated"]
+"""How a network's kernels are stored; `plain-as-...`: plain ones with the learning rate that the transform hides."""
+
 
 class Machine(Section):
     """`engine.*` of an experiment."""
 
     device: Literal["auto", "cpu", "cuda"]
     threads: Threads | None
+
+
+class Conv(Section):
+    """`conv.*` of an experiment that trains a network."""
+
+    type: Literal["plain", "spectral"]
+    transform: Transform
+
+    @property
+    def form(self) -> Form:
+        """How the kernels are stored."""
+        return self.transform if self.type == "spectral" else "plain"
+
+
+class Compare(Section):
+    """`compare.*` of an experiment that trains a network."""
+
+    forms: list[Form]
+    seeds: Count
 
 
 class Experiment(Section):

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rdtrain.config.schema import Section
 
 TRAIN = "train"
-EXPERIMENTS = ("kernels", "jpeg", "factorisation")  # conf/NAME.yaml, conf/experiment/NAME/, src/rdtrain/NAME/
+# conf/NAME.yaml, conf/experiment/NAME/, src/rdtrain/NAME/
+EXPERIMENTS = ("kernels", "jpeg", "factorisation", "super_resolution")
 
 
 def root_of(overrides: Sequence[str]) -> str:

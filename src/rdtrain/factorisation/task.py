@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from rdtrain.config.experiment import Machine
+from rdtrain.data.scan import fingerprint
 from rdtrain.engine import Engine
 from rdtrain.errors import UserError
 from rdtrain.eval.images import TestImage, find_test_images, read_image
-from rdtrain.eval.models import Subject, load_subject
+from rdtrain.eval.models import Subject, identity, load_subject
 from rdtrain.evaluation import evaluate_image, mean_row
 from rdtrain.experiment import Record, engine_section, folder_of, run_experiment
 from rdtrain.factorisation import chain, figures, targets
@@ -99,7 +101,7 @@ def planned(config: Config) -> tuple[Config, RunFolder]:
     Returns:
         The configuration, which has nothing to be filled in, and its run folder, made or not.
     """
-    return config, folder_of(config, _name(config))
+    return config, folder_of(config, _name(config), what_is_read(config))
 
 
 def run(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
@@ -117,7 +119,24 @@ def run(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
     """
     if found := problems(config.to_dict()):
         raise UserError(found)
-    return run_experiment(config, _name(config), overrides, {}, partial(_work, config))
+    return run_experiment(config, _name(config), overrides, what_is_read(config), partial(_work, config))
+
+
+def what_is_read(config: Config) -> dict[str, Any]:
+    """What an experiment takes from files.
+
+    Args:
+        config: without mistakes.
+
+    Returns:
+        Fingerprints of the filters that cases read, of the trained model and of the images that it is judged by.
+    """
+    files = {name: case.file for name, case in config.cases.items() if case is not None and case.file is not None}
+    found = {name: hashlib.sha256(targets.read_kernel(file).tobytes()).hexdigest() for name, file in files.items()}
+    if config.model.checkpoint is not None:
+        found["model"] = identity(load_subject(Path(config.model.checkpoint), config.model.name).model).weights
+        found["images"] = fingerprint(_images(config.model))
+    return found
 
 
 def _name(config: Config) -> str:

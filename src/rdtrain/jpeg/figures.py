@@ -148,26 +148,3 @@ def timing_figure(rows: Rows, device: str) -> Figure:
     axes.margins(x=0.15)
     axes.invert_yaxis()
     return figure
-
-
-def comparison_figure(rows: Rows, name: str) -> Figure:
-    """Accuracy and loss against epochs for kernels stored in several forms.
-
-    Args:
-        rows: with `form`, `seed`, `epoch`, `accuracy`, `loss`, on test images.
-        name: of the data set.
-
-    Returns:
-        The figure: means over seeds, and between the least and the most.
-    """
-    figure, panels = new_figure(f"{name}: the same classifier with kernels stored in other forms", 9, 3.8, columns=2)
-    for axes, quantity in zip(panels, ("loss", "accuracy"), strict=True):
-        for colour, form in zip(COLOURS, dict.fromkeys(row["form"] for row in rows), strict=False):
-            epochs = sorted({row["epoch"] for row in rows})
-            values = [[r[quantity] for r in rows if (r["form"], r["epoch"]) == (form, epoch)] for epoch in epochs]
-            axes.plot(epochs, np.mean(values, axis=1), color=colour, label=f"{form}, mean of {len(values[0])} seeds")
-            axes.fill_between(epochs, np.min(values, axis=1), np.max(values, axis=1), color=colour, alpha=0.2)
-        axes.set(xlabel="epoch", ylabel=f"{quantity} on test images")
-    panels[0].set_yscale("log")
-    legend_below(figure, panels)
-    return figure

@@ -6,12 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rdtrain.config.experiment import Experiment
+from rdtrain.config.experiment import Compare, Conv, Experiment
 from rdtrain.config.schema import Count, Natural, Positive, Section, Text
 
 Frequencies = list[Annotated[int, Field(ge=0, le=14)]]
 Table = Literal["mpeg2", "luminance", "chrominance", "flat"]
-Transform = Literal["rfft", "rdft", "dct", "attenuated"]
 
 
 class Data(Section):
@@ -27,13 +26,6 @@ class Train(Section):
     epochs: Count
     batch_size: Count
     lr: Positive
-
-
-class Conv(Section):
-    """`conv.*`."""
-
-    type: Literal["plain", "spectral"]
-    transform: Transform
 
 
 class Jpeg(Section):
@@ -64,13 +56,6 @@ class Timing(Section):
     batch_size: Natural
     repeats: Count
     exploded: bool
-
-
-class Compare(Section):
-    """`compare.*`."""
-
-    forms: list[Literal["plain"] | Transform]
-    seeds: Count
 
 
 class Config(Experiment):

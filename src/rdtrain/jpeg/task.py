@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,9 +21,9 @@ from rdtrain.jpeg.data import Digits, load_digits, normalised
 from rdtrain.jpeg.relu import BlockReLU, approximation_errors
 from rdtrain.jpeg.schema import Config, Data
 from rdtrain.jpeg.training import accuracy, logits_of, make_classifier, train_classifier
+from rdtrain.kernels.forms import OnEpoch, Row, compare_forms, form_figure
 from rdtrain.preflight import device_problems
 from rdtrain.run_folder import RunFolder
-from rdtrain.runners.classification import Row
 
 
 def problems(raw: dict[str, Any]) -> list[str]:
@@ -69,7 +69,7 @@ def planned(config: Config) -> tuple[Config, RunFolder]:
     Returns:
         The configuration, which has nothing to be filled in, and its run folder, made or not.
     """
-    return config, folder_of(config, _name(config))
+    return config, folder_of(config, _name(config), _digits(config).describe())
 
 
 def run(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
@@ -87,26 +87,26 @@ def run(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
     """
     if found := problems(config.to_dict()):
         raise UserError(found)
-    digits = load_digits(config.data.name, config.data.root, config.seed)
-    work = partial(_work, config, digits, _form(config))
+    digits = _digits(config)
+    work = partial(_work, config, digits)
     return run_experiment(config, _name(config), overrides, digits.describe(), work)
 
 
-def _form(config: Config) -> str:
-    return config.conv.transform if config.conv.type == "spectral" else "plain"
+def _digits(config: Config) -> Digits:
+    return load_digits(config.data.name, config.data.root, config.seed)
 
 
 def _name(config: Config) -> str:
-    return f"jpeg-{config.data.name}-{_form(config)}-seed{config.seed}"
+    return f"jpeg-{config.data.name}-{config.conv.form}-seed{config.seed}"
 
 
-def _work(config: Config, digits: Digits, form: str, record: Record, engine: Engine, writer: SummaryWriter) -> None:
+def _work(config: Config, digits: Digits, record: Record, engine: Engine, writer: SummaryWriter) -> None:
     for note in digits.notes:
         record.warn(note)
     codec = Codec(table(config.jpeg.table))
     figures.save(figures.image_figure(digits, codec, config.data.name), record.folder.figures / "images.png")
     codec.to(engine.device)
-    model = _train(config, digits, form, record, engine, writer)
+    model = _train(config, digits, record, engine, writer)
     write_tensors(record.folder.exported, {name: value.cpu() for name, value in model.state_dict().items()})
     _compare_with_pixels(config, digits, model, codec, record)
     _sweep_frequencies(config, digits, model, codec, record)
@@ -121,15 +121,13 @@ def _work(config: Config, digits: Digits, form: str, record: Record, engine: Eng
     _compare_forms(config, digits, record)
 
 
-def _train(
-    config: Config, digits: Digits, form: str, record: Record, engine: Engine, writer: SummaryWriter
-) -> nn.Module:
-    model = make_classifier(config.seed, form)
+def _train(config: Config, digits: Digits, record: Record, engine: Engine, writer: SummaryWriter) -> nn.Module:
+    model = make_classifier(config.seed, config.conv.form)
     untrained = accuracy(logits_of(model.eval(), normalised(digits.test[0])), digits.test[1])
     record.log(writer, 0, "valid", {"accuracy": untrained})
     record.final["accuracy/untrained"] = untrained
 
-    def on_epoch(epoch: int, steps: int, means: dict[str, Row]) -> None:
+    def on_epoch(epoch: int, steps: int, means: Mapping[str, Row]) -> None:
         record.steps = steps
         for loader, values in means.items():
             record.log(writer, epoch, loader, values)
@@ -174,7 +172,7 @@ def _sweep_frequencies(config: Config, digits: Digits, model: nn.Module, codec: 
         add("converted", n_freqs, to_jpeg(model, codec, n_freqs=n_freqs), on_pixels)
     for n_freqs in config.relu.retrained:
         relu: Callable[[], nn.Module] = partial(BlockReLU, n_freqs)
-        trained = _retrained(config, digits, make_classifier(config.seed, _form(config), relu=relu))
+        trained = _retrained(config, digits, make_classifier(config.seed, config.conv.form, relu=relu))
         add("retrained", n_freqs, to_jpeg(trained, codec), logits_of(trained, x))
     if rows:
         record.table("n_freqs", rows)
@@ -214,15 +212,13 @@ def _measure_cost(config: Config, digits: Digits, model: nn.Module, codec: Codec
 
 
 def _compare_forms(config: Config, digits: Digits, record: Record) -> None:
-    rows: list[dict[str, Any]] = []
-    for form in config.compare.forms:
-        for seed in range(config.seed, config.seed + config.compare.seeds):
+    def train(form: str, seed: int, on_epoch: OnEpoch) -> None:
+        engine = make_engine(engine_section(config.engine))
+        train_classifier(make_classifier(seed, form), digits, config.train, seed, engine, on_epoch, form)
 
-            def on_epoch(epoch: int, steps: int, means: dict[str, Row], form: str = form, seed: int = seed) -> None:
-                rows.append({"form": form, "seed": seed, "epoch": epoch, **means["valid"]})
-
-            engine = make_engine(engine_section(config.engine))
-            train_classifier(make_classifier(seed, form), digits, config.train, seed, engine, on_epoch)
-    if rows:
+    if config.compare.forms:
+        rows = compare_forms(config.compare.forms, range(config.seed, config.seed + config.compare.seeds), train)
         record.table("forms", rows)
-        figures.save(figures.comparison_figure(rows, config.data.name), record.folder.figures / "forms.png")
+        title = f"{config.data.name}: the same classifier with kernels stored in other forms"
+        labels = {quantity: f"{quantity} on test images" for quantity in ("loss", "accuracy")}
+        figures.save(form_figure(rows, title, labels), record.folder.figures / "forms.png")

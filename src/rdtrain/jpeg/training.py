@@ -9,12 +9,11 @@ from catalyst.engines.torch import CPUEngine, GPUEngine
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from rdtrain.conv.convert import to_spectral
-from rdtrain.conv.transforms import make_transform
 from rdtrain.jpeg.data import Digits, ImageDataset
 from rdtrain.jpeg.model import SmallResNet
 from rdtrain.jpeg.schema import Train
-from rdtrain.runners.classification import ClassificationRunner, Row
+from rdtrain.kernels.forms import OnEpoch, make_adam, store_kernels
+from rdtrain.runners.classification import ClassificationRunner
 
 
 def make_classifier(seed: int, form: str = "plain", relu: Callable[[], nn.Module] = nn.ReLU) -> SmallResNet:
@@ -22,7 +21,7 @@ def make_classifier(seed: int, form: str = "plain", relu: Callable[[], nn.Module
 
     Args:
         seed: of the initial weights.
-        form: how kernels are stored, `plain` or the name of a transform of `rdtrain.conv`.
+        form: how kernels are stored, see `rdtrain.kernels.forms`.
         relu: makes a nonlinearity.
 
     Returns:
@@ -30,8 +29,7 @@ def make_classifier(seed: int, form: str = "plain", relu: Callable[[], nn.Module
     """
     torch.manual_seed(seed)
     model = SmallResNet(relu=relu)
-    if form != "plain":
-        to_spectral(model, make_transform(form))
+    store_kernels(model, form)
     return model
 
 
@@ -41,7 +39,8 @@ def train_classifier(
     train: Train,
     seed: int,
     engine: CPUEngine | GPUEngine,
-    on_epoch: Callable[[int, int, dict[str, Row]], None] = lambda epoch, steps, means: None,
+    on_epoch: OnEpoch = lambda epoch, steps, means: None,
+    form: str = "plain",
 ) -> nn.Module:
     """Train a classifier with Adam.
 
@@ -52,6 +51,7 @@ def train_classifier(
         seed: of the order of the images.
         engine: a new one.
         on_epoch: see `ClassificationRunner`.
+        form: how the model's kernels are stored, which matters for the learning rates.
 
     Returns:
         The same model in eval mode, on the engine's device.
@@ -61,7 +61,7 @@ def train_classifier(
         name: DataLoader(ImageDataset(*part), batch_size=train.batch_size, shuffle=name == "train")
         for name, part in sets.items()
     }
-    optimizer = torch.optim.Adam(model.parameters(), lr=train.lr)
+    optimizer = make_adam(model, form, train.lr)
     ClassificationRunner(on_epoch).train(
         engine=engine, model=model, optimizer=optimizer, loaders=loaders, seed=seed, num_epochs=train.epochs
     )

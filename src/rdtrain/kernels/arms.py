@@ -1,7 +1,8 @@
-"""Who takes part in a fit: plain kernels, each transform, and for each transform plain kernels at its hidden rate.
+"""Who takes part in a fit: plain kernels, each transform, and for each transform plain kernels as its controls.
 
 A transform changes how far a step of the optimizer carries the kernel, so part of what it gives is nothing but another
-learning rate. The control of a transform is plain with its learning rate times `rate_factor`.
+learning rate; and one that cannot store every kernel begins with others. The controls of a transform are plain kernels
+with its learning rate, `rate_factor` times plain's, and with its beginning.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rdtrain.conv.transform import KernelSize, Transform
 from rdtrain.kernels.schema import Config
 
 PLAIN = "plain"
-_CONTROL = "plain-as-"
+_RATE, _START = "plain-as-", "plain-from-"  # of controls
 _SAME_RATE = 1e-3  # controls whose rate differs less from plain's are plain
 
 
@@ -28,38 +29,53 @@ class Arm:
     """One participant.
 
     Args:
-        name: `plain`, that of a transform, or `plain-as-` and that of a transform for its control.
+        name: `plain`, that of a transform, or that of a control, see `control_names`.
         transform: None for plain kernels.
         lr_factor: multiplies the optimizer's learning rate.
+        start: of plain kernels, whose projection of the initial kernels they begin with; None for those themselves.
     """
 
     name: str
     transform: Transform | None = None
     lr_factor: float = 1.0
+    start: Transform | None = None
 
 
-def control_name(name: str) -> str:
-    """The name of a transform's control.
+def control_names(name: str) -> tuple[str, str]:
+    """The names of a transform's controls, plain kernels both.
 
     Args:
         name: of the transform's arm.
 
     Returns:
-        Such as `plain-as-rfft`; there is no such arm where the learning rate is plain's.
+        Such as `plain-as-rfft`, with its learning rate and its beginning, and `plain-from-rfft`, with its beginning and
+        plain's learning rate; there is no such arm where it would be plain.
     """
-    return _CONTROL + name
+    return _RATE + name, _START + name
 
 
 def is_control(name: str) -> bool:
-    """Whether an arm is the control of a transform.
+    """Whether an arm is a control of a transform.
 
     Args:
         name: of the arm.
 
     Returns:
-        True for `plain-as-...`.
+        True for `plain-as-...` and `plain-from-...`.
     """
-    return name.startswith(_CONTROL)
+    return name.startswith((_RATE, _START))
+
+
+def transform_name(name: str) -> str:
+    """The transform that an arm belongs to.
+
+    Args:
+        name: of the arm.
+
+    Returns:
+        That of the transform for a control; any other name as it is.
+    """
+    return name.removeprefix(_RATE).removeprefix(_START)
 
 
 def make_arms(config: Config, kernel_size: KernelSize) -> list[Arm]:
@@ -75,11 +91,18 @@ def make_arms(config: Config, kernel_size: KernelSize) -> list[Arm]:
     transforms = {name: make(node) for name, node in config.transforms.items() if node is not None}
     arms = [Arm(PLAIN), *(Arm(name, transform) for name, transform in transforms.items())]
     if config.fit.controls:
-        factors = {name: rate_factor(item, kernel_size, config.optimizer) for name, item in transforms.items()}
-        arms += [
-            Arm(control_name(name), None, factor) for name, factor in factors.items() if abs(factor - 1) > _SAME_RATE
-        ]
+        arms += [one for name, item in transforms.items() for one in _controls(name, item, kernel_size, config)]
     return arms
+
+
+def _controls(name: str, transform: Transform, kernel_size: KernelSize, config: Config) -> list[Arm]:
+    factor = rate_factor(transform, kernel_size, config.optimizer)
+    start = None if transform.full_rank(kernel_size) else transform
+    as_transform, from_transform = (
+        Arm(control, None, lr_factor, start)
+        for control, lr_factor in zip(control_names(name), (factor, 1.0), strict=True)
+    )
+    return [as_transform] * (abs(factor - 1) > _SAME_RATE) + [from_transform] * (start is not None)
 
 
 def rate_factor(transform: Transform, kernel_size: KernelSize, optimizer: common.Target) -> float:

@@ -25,7 +25,7 @@ class KernelBank(nn.Module):
 
     Args:
         arms: who takes part.
-        initial: kernels that all arms of a repetition begin with, (S, O, I/g, Kh, Kw).
+        initial: kernels that all arms of a repetition begin with, or with projections of them, (S, O, I/g, Kh, Kw).
         targets: kernels to be learned, of the same shape.
         groups: of the convolution.
         padding: pixels on each side of an image.
@@ -48,7 +48,7 @@ class KernelBank(nn.Module):
         super().__init__()
         self.groups, self.padding, self.padding_mode, self.crop = groups, padding, padding_mode, crop
         self.register_buffer("targets", targets)
-        self.layers = nn.ModuleList(_layer(arm.transform, initial, groups) for arm in arms)
+        self.layers = nn.ModuleList(_layer(arm, initial, groups) for arm in arms)
 
     @property
     def numbers(self) -> list[int]:
@@ -116,11 +116,25 @@ def relative_error(gap: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _layer(transform: Transform | None, initial: Tensor, groups: int) -> nn.Conv2d:
+def _layer(arm: Arm, initial: Tensor, groups: int) -> nn.Conv2d:
     repetitions, outputs, inputs, *kernel_size = initial.shape
     options = {"groups": groups, "bias": False, "dtype": initial.dtype}
     layer = nn.utils.skip_init(nn.Conv2d, repetitions * inputs * groups, outputs, tuple(kernel_size), **options)
-    layer.weight.copy_(initial.transpose(0, 1).flatten(1, 2))
-    if transform is not None:
-        make_spectral(layer, transform)
+    weight = initial.transpose(0, 1).flatten(1, 2)
+    layer.weight.copy_(weight if arm.start is None else projected(arm.start, weight))
+    if arm.transform is not None:
+        make_spectral(layer, arm.transform)
     return layer
+
+
+def projected(transform: Transform, weight: Tensor) -> Tensor:
+    """The nearest kernels that a transform can store.
+
+    Args:
+        transform: of the kernels.
+        weight: (O, I/g, Kh, Kw).
+
+    Returns:
+        Same shape.
+    """
+    return transform.to_weight(transform.to_stored(weight), (weight.shape[-2], weight.shape[-1]))

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rdtrain.kernels.arms import PLAIN, control_name, is_control
+from rdtrain.kernels.arms import PLAIN, control_names, is_control
 from rdtrain.kernels.ranking import WINS, Cell, Standing
 from rdtrain.kernels.results import Traces
 from rdtrain.kernels.schema import Config
@@ -18,6 +18,7 @@ from rdtrain.kernels.targets import Target
 from rdtrain.report.figures import COLOURS, Plot, legend_below, new_figure
 
 DPI = 110
+_STEPS = "optimizer steps"
 _QUANTITIES = {"loss": "mean squared error of the outputs", "kernel_error": "relative error of the kernels"}
 _DECADES = 1.5  # of the heat map's colours, in either direction
 
@@ -52,26 +53,27 @@ def curves(name: str, subject: str, steps: NDArray[np.float64], traces: Traces) 
         traces: (T, S) by quantity and arm.
 
     Returns:
-        Two panels; a control is dashed in its transform's colour.
+        Two panels; controls have their transform's colour, dashed, or dotted where they have its beginning alone.
     """
     figure, panels = new_figure(subject, 12, 5.5, columns=2)
     for axes, (quantity, label) in zip(panels, _QUANTITIES.items(), strict=True):
         own = {arm: values for (what, arm), values in traces.items() if what == quantity}
         _draw_arms(axes, steps, own)
         axes.set_ylabel(label)
-        axes.set_xlabel("optimizer steps")
+        axes.set_xlabel(_STEPS)
     legend_below(figure, panels)
     return Plot(name, subject, figure)
 
 
 def _draw_arms(axes: Axes, steps: NDArray[np.float64], arms: Mapping[str, NDArray[np.float64]]) -> None:
     colours = arm_colours(list(arms))
+    styles = {control: style for arm in arms for control, style in zip(control_names(arm), ("--", ":"), strict=True)}
     axes.set_yscale("log")
     for arm, values in arms.items():
         known = np.isfinite(values).all(axis=1) & (values > 0).all(axis=1)
         x, y = steps[known], values[known]
         middle = np.exp(np.log(y).mean(axis=1))
-        axes.plot(x, middle, color=colours[arm], linestyle="--" if is_control(arm) else "-", linewidth=1.4, label=arm)
+        axes.plot(x, middle, color=colours[arm], linestyle=styles.get(arm, "-"), linewidth=1.4, label=arm)
         if not is_control(arm):
             axes.fill_between(x, y.min(axis=1), y.max(axis=1), color=colours[arm], alpha=0.12, linewidth=0)
 
@@ -83,11 +85,12 @@ def arm_colours(arms: Sequence[str]) -> dict[str, str]:
         arms: names.
 
     Returns:
-        Black for plain, that of its transform for a control.
+        Black for plain, that of its transform for a control, which may not be among them.
     """
     transforms = [arm for arm in arms if arm != PLAIN and not is_control(arm)]
     chosen = {arm: COLOURS[i % (len(COLOURS) - 1)] for i, arm in enumerate(transforms)}
-    return {PLAIN: COLOURS[-1]} | chosen | {control_name(arm): colour for arm, colour in chosen.items()}
+    controls = {control: colour for arm, colour in chosen.items() for control in control_names(arm)}
+    return {PLAIN: COLOURS[-1]} | chosen | controls
 
 
 def frequency_maps(name: str, subject: str, errors: Mapping[str, NDArray[np.float64]]) -> Plot:
@@ -173,15 +176,18 @@ def curve_grid(name: str, subject: str, fits: Mapping[Cell, tuple[NDArray[np.flo
         fits: steps and traces by cell.
 
     Returns:
-        A row a target, a column inputs and optimizer.
+        A row a target, a column inputs and optimizer; all panels have the same axes.
     """
     rows = list(dict.fromkeys(cell.target for cell in fits))
     columns = sorted(dict.fromkeys(cell[1:] for cell in fits), key=lambda column: (column[1], column[2]))
     figure = Figure(figsize=(3 * len(columns) + 0.5, 2.3 * len(rows) + 1.6), layout="constrained")
     figure.suptitle(subject, fontsize=11)
+    figure.supylabel(_QUANTITIES["kernel_error"], fontsize=9)
     panels = figure.subplots(len(rows), len(columns), squeeze=False, sharey="row", sharex=True)
     for axes in panels.ravel():
         axes.set_visible(False)
+    for axes in panels[-1]:
+        axes.set_xlabel(_STEPS, fontsize=8)
     for cell, (steps, traces) in fits.items():
         axes = panels[rows.index(cell.target), columns.index(cell[1:])]
         axes.set_visible(True)

@@ -6,6 +6,7 @@ Shapes: S repetitions, B images a batch, C channels, n x n pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -50,10 +51,15 @@ def pink(shape: tuple[int, int, int, int], numbers: torch.Generator) -> Tensor:
 
 
 class Photographs:
-    """Crops of the embedded training photographs; channels are red, green, blue of one crop after another."""
+    """Crops of photographs; channels are red, green, blue of one crop after another.
 
-    def __init__(self) -> None:
-        self.images = [torch.from_numpy(decode_image(path)).permute(2, 0, 1) for path in find_photos().train]
+    Args:
+        paths: image files; None for the embedded training photographs.
+    """
+
+    def __init__(self, paths: Sequence[Path] | None = None) -> None:
+        paths = find_photos().train if paths is None else paths
+        self.images = [torch.from_numpy(decode_image(path)).permute(2, 0, 1) for path in paths]
 
     @property
     def largest_crop(self) -> int:

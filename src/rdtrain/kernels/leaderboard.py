@@ -88,7 +88,7 @@ def write_leaderboard(fits: Sequence[Path], out: Path) -> str:
         for fit, (first, *_) in per_fit.items()
     }
     seeds = len({result.seed for result in everything})
-    heat = f"Final relative kernel error, ratio to plain, geometric mean of {seeds} seeds (* beats control as well)"
+    heat = f"Final relative kernel error, ratio to plain, geometric mean of {seeds} seeds (* beats its controls too)"
     curves = f"Relative kernel error against steps, geometric mean and range of {seeds} seeds"
     for plot in (figures.heat_map("heat-map", heat, found), figures.curve_grid("curves", curves, traces)):
         plot.figure.savefig(out / f"{plot.name}.png", dpi=figures.DPI)

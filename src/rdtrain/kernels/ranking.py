@@ -1,6 +1,6 @@
 """From results to verdicts. A cell is one target, inputs and optimizer; in it all arms have the same repetitions.
 
-A transform's error is compared with plain's and with its control's, repetition by repetition.
+A transform's error is compared with plain's and with its controls', repetition by repetition.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any, NamedTuple
 
-from rdtrain.kernels.arms import PLAIN, control_name, is_control
+from rdtrain.kernels.arms import PLAIN, control_names, is_control
 from rdtrain.kernels.results import Result
 
 WINS, RATE, EVEN, LOSES = "wins", "only the rate", "even", "loses"
 VERDICTS = {
-    WINS: "a smaller error than plain and than the control, in every repetition",
-    RATE: "a smaller error than plain in every repetition, but not than the control",
+    WINS: "a smaller error than plain and than the controls, in every repetition",
+    RATE: "a smaller error than plain in every repetition, but not than plain with its learning rate or its beginning",
     EVEN: "neither",
-    LOSES: "a larger error than plain and than the control, in every repetition",
+    LOSES: "a larger error than plain and than the controls, in every repetition",
 }
 
 
@@ -53,7 +53,7 @@ class Standing:
         smallest: of the repetitions' errors.
         largest: of the repetitions' errors.
         to_plain: geometric mean of the ratios to plain's errors.
-        to_control: of those to the control's errors, which is plain where there is no other.
+        to_control: of those to the errors of the better control, which is plain where there is no other.
         steps: median of the steps to the tolerance; None where a repetition did not come there.
         loss: geometric mean of the last losses.
         low: mean error at low frequencies.
@@ -103,7 +103,7 @@ def _of_cell(cell: Cell, arms: dict[str, list[Result]]) -> list[Standing]:
     ranked = [arm for arm in order if not is_control(arm)]
     found = []
     for arm in order:
-        plain, control = errors[PLAIN], errors.get(control_name(arm), errors[PLAIN])
+        controls = [name for name in control_names(arm) if name in arms] or [PLAIN]
         first, own = arms[arm][0], errors[arm]
         reached = [result.steps_to_tolerance for result in arms[arm]]
         steps = [number for number in reached if number is not None]
@@ -117,33 +117,35 @@ def _of_cell(cell: Cell, arms: dict[str, list[Result]]) -> list[Standing]:
                 error=means[arm],
                 smallest=min(own),
                 largest=max(own),
-                to_plain=means[arm] / geometric_mean(plain),
-                to_control=means[arm] / geometric_mean(control),
+                to_plain=means[arm] / means[PLAIN],
+                to_control=means[arm] / min(means[name] for name in controls),
                 steps=median(steps) if len(steps) == len(reached) else None,
                 loss=geometric_mean([_within(result.loss) for result in arms[arm]]),
                 low=mean(_within(result.error_low) for result in arms[arm]),
                 high=mean(_within(result.error_high) for result in arms[arm]),
                 floor=max(result.floor for result in arms[arm]),
-                verdict="" if arm == PLAIN or is_control(arm) else verdict(own, plain, control),
+                verdict=""
+                if arm == PLAIN or is_control(arm)
+                else verdict(own, errors[PLAIN], [errors[name] for name in controls]),
             )
         )
     return found
 
 
-def verdict(own: Sequence[float], plain: Sequence[float], control: Sequence[float]) -> str:
+def verdict(own: Sequence[float], plain: Sequence[float], controls: Sequence[Sequence[float]]) -> str:
     """Judge a transform.
 
     Args:
         own: its errors by repetition.
         plain: plain's.
-        control: those of plain at the transform's hidden learning rate.
+        controls: those of plain at the transform's hidden learning rate, and with its beginning.
 
     Returns:
         A key of `VERDICTS`.
     """
     if _smaller(own, plain):
-        return WINS if _smaller(own, control) else RATE
-    return LOSES if _smaller(plain, own) and _smaller(control, own) else EVEN
+        return WINS if all(_smaller(own, control) for control in controls) else RATE
+    return LOSES if all(_smaller(other, own) for other in (plain, *controls)) else EVEN
 
 
 def _smaller(one: Sequence[float], other: Sequence[float]) -> bool:

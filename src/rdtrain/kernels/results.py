@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rdtrain.conv.transform import Transform
 from rdtrain.kernels.arms import Arm
-from rdtrain.kernels.bank import KernelBank, relative_error
+from rdtrain.kernels.bank import KernelBank, projected, relative_error
 from rdtrain.kernels.measures import band_errors, frequency_error
 from rdtrain.kernels.schema import Config
 
@@ -126,8 +126,7 @@ def projection_error(transform: Transform | None, targets: Tensor) -> Tensor:
     if transform is None or transform.full_rank(kernel_size):
         return torch.zeros(len(targets))
     given = targets.double()
-    stored = [transform.to_weight(transform.to_stored(kernels), kernel_size) for kernels in given]
-    return relative_error(torch.stack(stored) - given, given)
+    return relative_error(torch.stack([projected(transform, kernels) for kernels in given]) - given, given)
 
 
 def as_rows(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -14,8 +14,11 @@ from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
 from rdtrain.config.targets import make
+from rdtrain.data.decode import probe_image
+from rdtrain.data.photos import find_photos
+from rdtrain.data.scan import fingerprint
 from rdtrain.engine import Engine
-from rdtrain.experiment import Record, run_experiment, write_table
+from rdtrain.experiment import Record, folder_of, run_experiment, write_table
 from rdtrain.kernels import figures, results
 from rdtrain.kernels.arms import Arm, make_arms
 from rdtrain.kernels.bank import KernelBank, relative_error
@@ -26,7 +29,7 @@ from rdtrain.kernels.measures import frequency_error
 from rdtrain.kernels.ranking import standing_rows, standings
 from rdtrain.kernels.schema import Config
 from rdtrain.kernels.targets import Target, default_kernels, make_target
-from rdtrain.run_folder import RunFolder, run_id, runs_root
+from rdtrain.run_folder import RunFolder
 from rdtrain.runners.kernel_fitting import KernelFittingRunner
 
 
@@ -54,8 +57,8 @@ def planned(config: Config) -> tuple[Config, RunFolder]:
     Returns:
         The same, and where the run will lie.
     """
-    name = slug(config, make_target(config.target, config.seed))
-    return config, RunFolder(runs_root(config.paths.runs) / f"{run_id(config)}-{name}")
+    target = make_target(config.target, config.seed)
+    return config, folder_of(config, slug(config, target), what_is_read(config, target))
 
 
 def run(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
@@ -70,14 +73,31 @@ def run(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
     """
     targets = [make_target(config.target, seed) for seed in config.seeds]
     weights = torch.stack([target.weight for target in targets])
-    data = {"target": hashlib.sha256(weights.numpy().tobytes()).hexdigest()}
     return run_experiment(
         config,
         slug(config, targets[0]),
         overrides,
-        data,
+        what_is_read(config, targets[0]),
         lambda record, engine, writer: _fit(config, targets[0], weights, record, engine, writer),
     )
+
+
+def what_is_read(config: Config, target: Target) -> dict[str, Any]:
+    """What a fit takes from files.
+
+    Args:
+        config: of the fit.
+        target: what is learned.
+
+    Returns:
+        Fingerprints of a trained target's kernels and of the photographs that are looked at.
+    """
+    found: dict[str, Any] = {}
+    if config.target.name == "trained":
+        found["target"] = hashlib.sha256(target.weight.numpy().tobytes()).hexdigest()
+    if config.inputs.name == "images":
+        found["inputs"] = fingerprint(map(probe_image, find_photos().train))
+    return found
 
 
 def slug(config: Config, target: Target) -> str:

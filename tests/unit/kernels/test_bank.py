@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rdtrain.conv.layers import SpectralConv2d
-from rdtrain.conv.transforms import Attenuated, Rdft, Rfft
+from rdtrain.conv.transforms import Attenuated, Dct, Rdft, Rfft
 from rdtrain.kernels.arms import Arm
 from rdtrain.kernels.bank import KernelBank, relative_error
 
@@ -62,6 +62,23 @@ def test_everyone_begins_with_the_same_kernels() -> None:
     for weights in bank.weights().detach():
         torch.testing.assert_close(weights, initial, rtol=0, atol=1e-14)
     assert bank.numbers == [15, 20, 20, 15]
+
+
+def test_a_control_begins_where_its_transform_does() -> None:
+    """The lowest 2x2 cosines of a 5x3 kernel, by a projection in numpy."""
+    few = Dct(4, "square")
+    arms = [Arm("plain"), Arm("few", few), Arm("plain-from-few", None, 1.0, few)]
+    initial, targets = torch.randn(2, 3, 4, 2, 5, 3, dtype=torch.float64)[:, :2]
+    plain, projected, control = KernelBank(arms, initial, targets).weights().detach().numpy()
+    rows, columns = (
+        np.stack([np.cos(np.pi * k * (np.arange(size) + 0.5) / size) for k in range(2)]) for size in (5, 3)
+    )
+    cosines = np.einsum("ay,bx->abyx", rows, columns).reshape(4, 15)
+    cosines /= np.linalg.norm(cosines, axis=1, keepdims=True)
+    expected = (plain.reshape(*plain.shape[:-2], 15) @ cosines.T @ cosines).reshape(plain.shape)
+    np.testing.assert_allclose(control, expected, atol=1e-12)
+    np.testing.assert_allclose(projected, control, atol=1e-12)
+    assert np.abs(plain - control).max() > 0.1
 
 
 def test_sgd_cannot_tell_an_orthonormal_form_from_plain_and_tells_the_half_spectrum() -> None:

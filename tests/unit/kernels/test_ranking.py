@@ -30,7 +30,7 @@ def results_of(arm: str, errors: list[float], target: str = "edge", reached: int
     ],
 )
 def test_all_repetitions_have_to_agree(own: list[float], expected: str) -> None:
-    assert verdict(own, plain=[1.0, 1.0], control=[0.5, 0.5]) == expected
+    assert verdict(own, [1.0, 1.0], [[0.5, 0.5]]) == expected
 
 
 def test_standings_of_a_cell() -> None:
@@ -50,6 +50,16 @@ def test_standings_of_a_cell() -> None:
     assert (rfft.verdict, by_arm["plain"].verdict, by_arm["plain-as-rfft"].verdict) == (WINS, "", "")
     assert by_arm["mine"].largest == DIVERGED and by_arm["mine"].to_control == by_arm["mine"].to_plain > 100
     assert by_arm["mine"].verdict == LOSES
+
+
+@pytest.mark.parametrize(("control", "expected"), [(0.5, WINS), (0.05, RATE)])
+def test_a_transform_has_to_beat_both_of_its_controls(control: float, expected: str) -> None:
+    errors = {"plain": 1.0, "few": 0.1, "plain-as-few": 0.8, "plain-from-few": control}
+    by_arm = {
+        one.arm: one for one in standings(row for arm, error in errors.items() for row in results_of(arm, [error]))
+    }
+    assert (by_arm["few"].verdict, by_arm["few"].to_control) == (expected, pytest.approx(0.1 / control))
+    assert (by_arm["few"].rank, by_arm["plain-from-few"].rank) == (1, None)
 
 
 def test_equal_errors_share_a_rank() -> None:
