@@ -19,7 +19,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Bitstream:
         strings: what `compress` gave: bytes in nested lists.
         pixels: sha256 of the encoder's own reconstruction, uint8 (3, H, W), in hexadecimal.
         writer: device and versions that wrote it.
+        coding_order: of the symbols, see `rdtrain.coding.context`; the header holds it where it is not CompressAI's.
     """
 
     model: str
@@ -72,12 +73,17 @@ class Bitstream:
     strings: Any
     pixels: str
     writer: str
+    coding_order: str = "raster"
 
     @property
     def padded(self) -> tuple[int, int]:
         """Height and width of what was coded."""
         left, right, top, bottom = self.padding
         return self.height + top + bottom, self.width + left + right
+
+
+_KNOWN = {field.name for field in fields(Bitstream)}
+_REQUIRED = {field.name for field in fields(Bitstream) if field.default is MISSING}
 
 
 def pack(stream: Bitstream) -> bytes:
@@ -92,7 +98,8 @@ def pack(stream: Bitstream) -> bytes:
     Raises:
         UserError: `unpack` would refuse them, because the image is too large for a file.
     """
-    content = {field.name: getattr(stream, field.name) for field in fields(stream)}
+    values = {field: getattr(stream, field.name) for field in fields(stream)}
+    content = {field.name: value for field, value in values.items() if value != field.default}
     content["strings"] = _lengths(stream.strings)
     header = json.dumps(content, separators=(",", ":")).encode()
     payload = b"".join(leaves(stream.strings))
@@ -172,7 +179,7 @@ def _split(data: bytes) -> tuple[bytes, memoryview]:
 
 def _parse(header: bytes, payload: memoryview) -> Bitstream:
     content = json.loads(header)
-    if not isinstance(content, dict) or set(content) != {field.name for field in fields(Bitstream)}:
+    if not isinstance(content, dict) or not _REQUIRED <= set(content) <= _KNOWN:
         raise ValueError("it lacks fields, or has unknown ones")
     content["shape"], content["padding"] = _shape(content["shape"]), _padding(content["padding"])
     content["strings"] = _cut(content["strings"], payload)
@@ -182,7 +189,7 @@ def _parse(header: bytes, payload: memoryview) -> Bitstream:
 
 
 def _check(stream: Bitstream) -> None:
-    for name in ("model", "weights", "tables", "pixels", "writer"):
+    for name in ("model", "weights", "tables", "pixels", "writer", "coding_order"):
         text = getattr(stream, name)
         if not isinstance(text, str) or len(text) > 200 or not text.isprintable():
             raise ValueError(f"{name} is no short text")

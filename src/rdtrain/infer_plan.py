@@ -8,6 +8,8 @@ from typing import Literal
 from compressai.layers import MaskedConv2d
 from torch import nn
 
+from rdtrain.coding.context import RASTER, coding_order
+
 RealPolicy = Literal["auto", "always", "best"]
 
 
@@ -18,9 +20,9 @@ def codes_pixel_by_pixel(model: nn.Module) -> bool:
         model: a compression model; the checkerboard contexts, which take two passes, are subclasses of `MaskedConv2d`.
 
     Returns:
-        True for mbt2018 and the like.
+        True for mbt2018 and the like, unless they code along a wavefront.
     """
-    return any(type(module) is MaskedConv2d for module in model.modules())
+    return coding_order(model) == RASTER and any(type(module) is MaskedConv2d for module in model.modules())
 
 
 def real_policy(policy: RealPolicy, model: nn.Module, monitor: str) -> Literal["always", "best"]:

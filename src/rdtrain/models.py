@@ -19,6 +19,8 @@ from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor, nn
 
 from rdtrain import weights
+from rdtrain.coding.classes import use_coder
+from rdtrain.coding.context import WAVEFRONT, use_coding_order
 from rdtrain.config.nearest import suggestion
 from rdtrain.config.schema import Config, Conv
 from rdtrain.conv.convert import to_spectral
@@ -191,6 +193,9 @@ def make_model(config: Config, spectral: bool, start_from: str | None = None) ->
         load_weights(net, *read_weights(start_from))
     if config.model.stable_likelihood:
         use_stable_likelihood(net)
+    use_coder(net, config.model.coder)
+    if config.model.coder != "compressai":
+        use_coding_order(net, WAVEFRONT)
     if spectral:
         conv = config.conv
         to_spectral(

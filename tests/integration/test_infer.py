@@ -25,7 +25,8 @@ def test_a_context_model_writes_bitstreams_at_the_best_epochs_and_the_last(
 ) -> None:
     """A rate of zero makes no epoch better than the first."""
     config = configure(
-        "model.name=mbt2018", "infer.every_n_epochs=1", "engine.num_epochs=3", "engine.epoch_steps=1",
+        "model.name=mbt2018", "model.coder=compressai", "infer.every_n_epochs=1", "engine.num_epochs=3",
+        "engine.epoch_steps=1",
         "optimizer=sgd", "optimizer.net.lr=0.0", "optimizer.aux.lr=0.0", "conv=plain", "dataset.valid_crops=2",
         "dataset.patch_size=64",
     )  # fmt: skip

@@ -6,6 +6,7 @@ import pytest
 from compressai.registry import MODELS
 
 from rdtrain import infer_plan
+from rdtrain.coding.context import WAVEFRONT, use_coding_order
 from rdtrain.infer_plan import Budget, codes_pixel_by_pixel, real_policy
 
 VALID, INFER = "valid/loss/forward/unclamped", "infer/loss/real/clamped"
@@ -28,6 +29,13 @@ def test_auto_spares_models_that_code_pixel_by_pixel(name: str, slow: bool) -> N
     assert real_policy("auto", model, INFER) == "always"
     assert real_policy("best", model, VALID) == "best"
     assert real_policy("always", model, VALID) == "always"
+
+
+def test_a_model_that_codes_along_a_wavefront_is_not_spared() -> None:
+    model = MODELS["mbt2018"](8, 12)
+    assert use_coding_order(model, WAVEFRONT)
+    assert not codes_pixel_by_pixel(model)
+    assert real_policy("auto", model, VALID) == "always"
 
 
 def test_a_budget_always_takes_one_image(monkeypatch: pytest.MonkeyPatch) -> None:

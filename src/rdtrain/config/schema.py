@@ -36,8 +36,8 @@ Percent = Annotated[int, _Number, Field(ge=0, le=90)]
 Target = dict[str, Any]  # a class of a library by `_target_`, and its arguments
 
 
-# Sections that what a run computes does not depend on.
-INCIDENTAL = ("paths", "logger", "checkpoint", "sweep", "launcher")
+# Sections and keys that what a run computes does not depend on.
+INCIDENTAL = ("paths", "logger", "checkpoint", "sweep", "launcher", "model.coder", "engine.profile", "engine.malloc")
 # Keys of `search` that say how long it goes on, not where it looks.
 SEARCH_LENGTH = ("trials", "at_once", "tolerance")
 
@@ -56,6 +56,7 @@ class Model(Section):
     checkpoint: Text | None
     quantizer: Literal["noise", "ste", "mixed"]
     stable_likelihood: bool
+    coder: Literal["auto", "numba", "compressai"]
 
 
 class Dct(Section):
@@ -153,11 +154,13 @@ class Engine(Section):
     channels_last: bool
     deterministic: bool
     threads: Threads | None
+    malloc: Literal["tuned", "default"] = "tuned"
     num_epochs: Count
     epoch_steps: Count | None
     accumulate: Count
     clip_grad_norm: Positive | None
     ema_decay: Annotated[float, _Number, Field(gt=0, lt=1)] | None
+    profile: bool = False
 
 
 class Infer(Section):

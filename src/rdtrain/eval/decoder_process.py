@@ -21,6 +21,7 @@ silence_libraries()
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
+from rdtrain.coding.context import use_coding_order  # noqa: E402
 from rdtrain.eval import device as devices  # noqa: E402
 from rdtrain.eval import memory  # noqa: E402
 from rdtrain.eval.evaluate import pixels_hash  # noqa: E402
@@ -72,7 +73,7 @@ def decompress(model: Any, stream: bitstream.Bitstream) -> torch.Tensor:
     """Decode.
 
     Args:
-        model: that wrote the strings, on its device.
+        model: that wrote the strings, on its device; it is set to their order.
         stream: checked.
 
     Returns:
@@ -82,6 +83,10 @@ def decompress(model: Any, stream: bitstream.Bitstream) -> torch.Tensor:
         UserError: the model cannot make an image of that size from these strings.
         Exception: there is not enough memory.
     """
+    if not use_coding_order(model, stream.coding_order):
+        raise UserError(
+            f"{stream.model} has no coding order {stream.coding_order!r}; decode it with the rdtrain that wrote it"
+        )
     try:
         x_hat = model.decompress(stream.strings, stream.shape)["x_hat"]
     except Exception as error:  # strings and shape may be anybody's

@@ -14,6 +14,8 @@ import torch
 from tqdm import tqdm
 
 from rdtrain import bitstream, environment
+from rdtrain.allocator import keep_memory
+from rdtrain.coding.context import coding_order
 from rdtrain.data.scan import fingerprint
 from rdtrain.eval import device as devices
 from rdtrain.eval import memory
@@ -85,6 +87,7 @@ def evaluate(
     Raises:
         Exception: the first one that was a fault of ours, after everything has been written.
     """
+    keep_memory()
     known = identity(subject.model)
     model = subject.model.to(device)
     macs = macs_per_pixel(model)  # also wakes the device up before anything is timed
@@ -178,6 +181,7 @@ def as_stream(subject: Subject, known: Identity, row: ImageRow, device: torch.de
         strings=row.strings,
         pixels=pixels_hash(row.image),
         writer=devices.describe(device),
+        coding_order=coding_order(subject.model),
     )
 
 

@@ -12,6 +12,8 @@ import yaml
 from compressai.models import CompressionModel
 from compressai.zoo.pretrained import load_pretrained
 
+from rdtrain.coding.classes import use_coder
+from rdtrain.coding.context import WAVEFRONT, use_coding_order
 from rdtrain.config.check import check
 from rdtrain.config.compose import completed
 from rdtrain.config.nearest import suggestion
@@ -181,6 +183,8 @@ def _stock(file: Path, name: str | None) -> tuple[str, CompressionModel]:
     except _MISFIT as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{file}: these are not weights of --model {name}: {reason}") from error
+    use_coder(model, "auto")
+    use_coding_order(model, WAVEFRONT)
     return name, evaluation_copy(model)
 
 
