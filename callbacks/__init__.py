@@ -11,6 +11,7 @@ from rdtrain.callbacks.early_stopping import EarlyStopping
 from rdtrain.callbacks.entropy_report import EntropyReport
 from rdtrain.callbacks.figures import Figures
 from rdtrain.callbacks.health import Health
+from rdtrain.callbacks.profile import Profile
 from rdtrain.callbacks.progress import Progress
 from rdtrain.callbacks.run_record import RunRecord
 from rdtrain.callbacks.scheduler_step import SchedulerStep
@@ -24,6 +25,7 @@ __all__ = [
     "EntropyReport",
     "Figures",
     "Health",
+    "Profile",
     "Progress",
     "RunRecord",
     "SchedulerStep",

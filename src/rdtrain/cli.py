@@ -64,6 +64,8 @@ def main() -> None:
 
     from rdtrain.config.compose import lenient
 
+    _share_config_store()
+
     def job(composed_config: DictConfig) -> None:
         code, is_point = _job(composed_config, overrides)
         if code and (not is_point or code > _INTERRUPTED):  # the other points of a sweep go on after a failure
@@ -79,6 +81,14 @@ def main() -> None:
         hydra.main("pkg://rdtrain.conf", config_name=_root(overrides, flags), version_base="1.3")(job)()
     except (ConfigCompositionException, MissingConfigException) as error:  # such as several values without -m
         raise SystemExit(report([" ".join(str(error).split())])) from error
+
+
+def _share_config_store() -> None:
+    # Hydra 1.3.8 copies its repository of configurations, with all that plugins have stored, for each group that --help
+    # lists: half of its time. The store is one for the whole process, and who loads from it gets a copy.
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.__deepcopy__ = lambda self, memo: self
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -6,14 +6,14 @@ An item is `{"x": uint8 (3, H, W), "index": int}`; a batch is `{"x": uint8 (B, 3
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from rdtrain.data.decode import ImageInfo
+from rdtrain.data.decode import Box, ImageInfo
 from rdtrain.data.store import ImageStore
 from rdtrain.errors import UserError
 
@@ -71,11 +71,12 @@ class TrainCrops(Dataset):
         return len(self.store)
 
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
-        index, draw = sample
-        index, image = self.store.fetch(index)
-        image = reflect_to(image, self.patch_size)
-        top, left, flip = choose_crop(image.shape[0], image.shape[1], self.patch_size, draw)
-        return _item(index, _cut(image, top, left, self.patch_size), flip and self.flips)
+        (index, draw), size = sample, self.patch_size
+        index, crop = _fetch_square(
+            self.store, index, size, lambda height, width: choose_crop(height, width, size, draw)[:2]
+        )
+        *_, flip = choose_crop(size, size, size, draw)  # the same in images of any size
+        return _item(index, crop, flip and self.flips)
 
 
 # The R2 sequence: fractions of these numbers' multiples cover the unit square evenly (M. Roberts, "The Unreasonable
@@ -110,14 +111,15 @@ class ValidCrops(Dataset):
     def __getitem__(self, number: int) -> dict[str, Any]:
         if not 0 <= number < self.crops:
             raise IndexError(number)
-        place, index = divmod(number, len(self.store))
-        index, image = self.store.fetch(index)
-        image = reflect_to(image, self.patch_size)
-        top, left = (
-            int((side - self.patch_size) * ((0.5 + place * step) % 1))
-            for side, step in zip(image.shape[:2], _R2, strict=True)
-        )
-        return _item(index, _cut(image, top, left, self.patch_size))
+        turn, index = divmod(number, len(self.store))
+
+        def place(*sides: int) -> tuple[int, int]:
+            top, left = (
+                int((side - self.patch_size) * ((0.5 + turn * step) % 1)) for side, step in zip(sides, _R2, strict=True)
+            )
+            return top, left
+
+        return _item(*_fetch_square(self.store, index, self.patch_size, place))
 
 
 class FullImages(Dataset):
@@ -195,8 +197,22 @@ def _refuse_small(store: ImageStore, patch_size: int, small_images: SmallImages)
         raise UserError(problems)
 
 
-def _cut(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
-    return image[top : top + size, left : left + size]
+def _fetch_square(
+    store: ImageStore, index: int, size: int, place: Callable[[int, int], tuple[int, int]]
+) -> tuple[int, np.ndarray]:
+    # The square whose top left corner `place` chooses from height and width; small images are continued first.
+    def choose(height: int, width: int) -> Box:
+        if min(height, width) < size:
+            return 0, 0, height, width
+        top, left = place(height, width)
+        return top, left, top + size, left + size
+
+    index, image = store.fetch(index, choose)
+    if image.shape[:2] != (size, size):
+        image = reflect_to(image, size)
+        top, left = place(*image.shape[:2])
+        image = image[top : top + size, left : left + size]
+    return index, image
 
 
 def _item(index: int, pixels: np.ndarray, flip: bool = False) -> dict[str, Any]:

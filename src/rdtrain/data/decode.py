@@ -12,7 +12,7 @@ import stat
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,12 +93,16 @@ def probe_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
         BadImage: the file is no image, or one that `decode_image` refuses and whose header tells.
     """
     with _naming_faults(path), _open(path, max_pixels) as image:
-        columns, rows = image.size
-        height, width = (columns, rows) if _UPRIGHT[_orientation(image)][0] else (rows, columns)
-        return ImageInfo(path, height, width, os.stat(path).st_size)
+        return ImageInfo(path, *_upright_size(image), os.stat(path).st_size)
 
 
-def decode_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+Box = tuple[int, int, int, int]
+"""Top, left, bottom and right of a part of an image, the last two outside it."""
+Choice = Callable[[int, int], Box]
+"""From height and width to the part that is wanted."""
+
+
+def decode_image(path: Path, *, max_pixels: int = MAX_PIXELS, choose: Choice | None = None) -> np.ndarray:
     """Decode an image to 8-bit RGB.
 
     Grey is repeated, palettes and CMYK are converted, alpha is dropped (the colour under it stays), EXIF orientation is
@@ -109,6 +113,7 @@ def decode_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Args:
         path: the file.
         max_pixels: height times width above which the file is refused.
+        choose: the part that is wanted; all is decoded, so that damage anywhere is found, but less is converted.
 
     Returns:
         uint8 array of shape (H, W, 3), C-contiguous and writable.
@@ -118,8 +123,13 @@ def decode_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             without a defined white level (32-bit integers and floats).
     """
     with _naming_faults(path), _open(path, max_pixels) as image:
-        orientation = _orientation(image)
-        return _upright(_to_rgb(image, path), orientation)
+        orientation, whole = _orientation(image), (0, 0, *image.size)
+        if choose is None:
+            return _upright(_to_rgb(image, path, whole), orientation)
+        top, left, bottom, right = choose(*_upright_size(image))
+        if orientation == 1:
+            return np.ascontiguousarray(_to_rgb(image, path, (left, top, right, bottom)))
+        return np.ascontiguousarray(_upright(_to_rgb(image, path, whole), orientation)[top:bottom, left:right])
 
 
 class _Quiet:
@@ -219,6 +229,12 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     return orientation if orientation in _UPRIGHT else 1
 
 
+def _upright_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    # Height and width after EXIF rotation.
+    columns, rows = image.size
+    return (columns, rows) if _UPRIGHT[_orientation(image)][0] else (rows, columns)
+
+
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Return (H, W, 3) pixels turned and mirrored as the EXIF orientation asks."""
     swap, row_step, column_step = _UPRIGHT[orientation]
@@ -226,20 +242,23 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(turned[::row_step, ::column_step])
 
 
-def _to_rgb(image: ImageFile.ImageFile, path: Path) -> np.ndarray:
-    # The pixels of an opened image as uint8 (H, W, 3), not yet upright.
+def _to_rgb(image: ImageFile.ImageFile, path: Path, box: Box) -> np.ndarray:
+    # The pixels of an opened image inside Pillow's box (left, top, right, bottom) as uint8 (H, W, 3), not yet upright.
+    left, top, right, bottom = box
+    inside = np.s_[top:bottom, left:right]
     if image.mode == "F":
         raise BadImage(path, "pixels without a defined white level", "floating-point")
     if image.mode.startswith("I"):
-        return _grey_to_rgb(np.asarray(image), path)
+        return _grey_to_rgb(np.asarray(image), path)[inside]
     low_tiles = _low_byte_tiles(image)
     if low_tiles:
         with Image.open(path, formats=FORMATS) as again:
             again.tile = low_tiles
-            low = np.asarray(again)[..., :3]
-        high = np.asarray(image)[..., :3]
+            low = np.asarray(again)[inside][..., :3]
+        high = np.asarray(image)[inside][..., :3]
         return _to_8_bit((high.astype(np.uint32) << 8) | low)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    part = image if box == (0, 0, *image.size) else image.crop(box)
+    return np.array(part if part.mode == "RGB" else part.convert("RGB"))
 
 
 def _low_byte_tiles(image: ImageFile.ImageFile) -> list[ImageFile._Tile]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rdtrain.data.decode import MAX_PIXELS, BadImage, ImageInfo, decode_image
+from rdtrain.data.decode import MAX_PIXELS, BadImage, Box, Choice, ImageInfo, decode_image
 from rdtrain.data.scan import OnBadImage, in_threads
 from rdtrain.errors import UserError
 
@@ -77,14 +77,15 @@ class ImageStore:
         """Whether every image is decoded only once."""
         return _NOT_KEPT not in self._offsets
 
-    def fetch(self, index: int) -> tuple[int, np.ndarray]:
+    def fetch(self, index: int, choose: Choice | None = None) -> tuple[int, np.ndarray]:
         """Get an image or, where bad images are skipped, the next good one after it.
 
         Args:
             index: 0 to `len(self) - 1`.
+            choose: the part of it that is wanted; None for all of it.
 
         Returns:
-            Index of the image that is returned, and its pixels, uint8 (H, W, 3).
+            Index of the image that is returned, and its pixels or those of the part, uint8 (H, W, 3).
 
         Raises:
             BadImage: the image is bad and `on_bad_image` is `error`, or all images are.
@@ -93,9 +94,9 @@ class ImageStore:
         for step in range(others):
             candidate = (index + step) % len(self)
             with suppress(BadImage):
-                return candidate, self._load(candidate)
+                return candidate, self._load(candidate, choose)
         last = (index + others) % len(self)
-        return last, self._load(last)
+        return last, self._load(last, choose)
 
     def read(self, most: int | None = None) -> tuple[BadImage, ...]:
         """Decode images ahead, with a thread for each CPU, and keep those that fit.
@@ -153,18 +154,18 @@ class ImageStore:
         self._decoding, self._states = head[: 2 * _ROWS].reshape(_ROWS, 2), head[2 * _ROWS :]
         self._pixels = np.frombuffer(shared, np.uint8, offset=head.nbytes)
 
-    def _load(self, index: int) -> np.ndarray:
+    def _load(self, index: int, choose: Choice | None = None) -> np.ndarray:
         # The pixels are complete before the state says so. A reader comes to them thousands of instructions after it
         # has read the state, so no processor's reordering of memory accesses shows.
         state = self._states[index]
         if state == _READY:
-            return self._kept(index)
+            return _part(self._kept(index), choose)
         if state == _BAD:
             raise BadImage(self.images[index].path, "could not be read earlier in this run")
         pid = os.getpid()
         self._decoding[pid % _ROWS] = pid, index
         try:
-            pixels = self._decode(index)
+            pixels = self._decode(index, choose if self._offsets[index] == _NOT_KEPT else None)
         except BadImage:
             self._states[index] = _BAD
             raise
@@ -174,14 +175,17 @@ class ImageStore:
             return pixels
         self._kept(index)[...] = pixels
         self._states[index] = _READY
-        return self._kept(index)
+        return _part(self._kept(index), choose)
 
-    def _decode(self, index: int) -> np.ndarray:
+    def _decode(self, index: int, choose: Choice | None = None) -> np.ndarray:
         image = self.images[index]
-        pixels = decode_image(image.path, max_pixels=self._max_pixels)
-        if pixels.shape != (image.height, image.width, 3):
-            raise BadImage(image.path, "changed since the run started", f"it was {image.width}x{image.height}")
-        return pixels
+
+        def choose_unless_changed(height: int, width: int) -> Box:
+            if (height, width) != (image.height, image.width):
+                raise BadImage(image.path, "changed since the run started", f"it was {image.width}x{image.height}")
+            return (0, 0, height, width) if choose is None else choose(height, width)
+
+        return decode_image(image.path, max_pixels=self._max_pixels, choose=choose_unless_changed)
 
     def _kept(self, index: int) -> np.ndarray:
         image, start = self.images[index], self._offsets[index]
@@ -209,6 +213,13 @@ def usable_cpus() -> int:
         At least 1.
     """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _part(pixels: np.ndarray, choose: Choice | None) -> np.ndarray:
+    if choose is None:
+        return pixels
+    top, left, bottom, right = choose(*pixels.shape[:2])
+    return pixels[top:bottom, left:right]
 
 
 def _n_bytes(image: ImageInfo) -> int:

@@ -51,6 +51,11 @@ def check(path: Path, expected: np.ndarray, tolerance: int = 0) -> None:
     assert pixels.flags.writeable
     assert info.file_bytes == path.stat().st_size
     assert np.abs(pixels.astype(int) - expected).max() <= tolerance
+    top, left = min(1, info.height - 1), min(2, info.width - 1)
+    part = decode_image(path, choose=lambda height, width: (top, left, height, width))
+    np.testing.assert_array_equal(part, pixels[top:, left:])
+    assert part.flags.c_contiguous
+    assert part.flags.writeable
 
 
 @pytest.mark.parametrize(
@@ -69,6 +74,14 @@ def test_jpeg(tmp_path: Path) -> None:
     expected = np.stack([4 * x, 6 * y, 2 * (x + y)], axis=2).astype(np.uint8)  # smooth: JPEG keeps it
     Image.fromarray(expected).save(tmp_path / "a.jpg", quality=100, subsampling=0)
     check(tmp_path / "a.jpg", expected, tolerance=3)
+
+
+def test_damage_outside_the_wanted_part_is_found(tmp_path: Path) -> None:
+    Image.fromarray(noise(200, 64, 3)).save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) * 9 // 10])
+    with pytest.raises(BadImage, match="damaged or truncated"):
+        decode_image(tmp_path / "a.jpg", choose=lambda height, width: (0, 0, 8, 8))
 
 
 def test_grey_is_repeated(tmp_path: Path) -> None:

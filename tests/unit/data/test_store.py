@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rdtrain.data import store as store_module
-from rdtrain.data.decode import BadImage, ImageInfo, decode_image
+from rdtrain.data.decode import BadImage, ImageInfo, decode_image, probe_image
 from rdtrain.data.store import ImageStore
 from rdtrain.errors import UserError
 
@@ -139,6 +139,29 @@ def test_the_next_good_image_stands_in(infos: Infos, picture: Picture, cache_byt
     assert [bad.path for bad in store.bad_images()] == [images[i].path for i in (1, 2, 4)]
     backwards = ImageStore(images, cache_bytes, on_bad_image="skip")
     assert [backwards.fetch(i)[0] for i in range(4, -1, -1)] == [0, 3, 3, 3, 0]
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 250, 10**6])
+def test_a_part_is_chosen_by_the_size_of_the_image_that_is_returned(
+    write: Callable[..., Path], picture: Picture, cache_bytes: int
+) -> None:
+    sizes = [(9, 7), (8, 8), (6, 12)]
+    images = [probe_image(write(f"{i}.png", *size, seed=i)) for i, size in enumerate(sizes)]
+    store = ImageStore(images, cache_bytes, on_bad_image="skip")
+    images[1].path.write_bytes(b"damaged")
+    for wanted, returned in ((0, 0), (1, 2), (2, 2), (0, 0)):  # the first time decoded, later kept where it fits
+        height, width = sizes[returned]
+        index, part = store.fetch(wanted, lambda *sides: (1, 2, sides[0] - 1, sides[1] - 3))
+        assert index == returned
+        np.testing.assert_array_equal(part, picture(height, width, returned)[1 : height - 1, 2 : width - 3])
+
+
+def test_a_part_of_another_image_under_the_same_name_is_refused(infos: Infos, write: Callable[..., Path]) -> None:
+    (image,) = infos(1)
+    store = ImageStore([image], cache_bytes=0)
+    write(image.path.name, 9, 8)
+    with pytest.raises(BadImage, match="changed since the run started"):
+        store.fetch(0, lambda height, width: (0, 0, 4, 4))
 
 
 def test_the_parent_hears_what_proved_bad_in_a_fork(infos: Infos) -> None:
