@@ -24,10 +24,11 @@ from rdtrain.config.schema import Config
 from rdtrain.conv.convert import Converted, to_plain
 from rdtrain.conv.layers import cached_kernels, spectral_layers
 from rdtrain.conv.moments import Moments, ShadowMoments
+from rdtrain.conv.optimizers import innermost
 from rdtrain.data.sampler import CropSampler
 from rdtrain.data.store import ImageStore
 from rdtrain.early_stop import BestSoFar
-from rdtrain.engine import autocast
+from rdtrain.engine import autocast, mend_bottlenecks
 from rdtrain.entropy.quantizer import noise_terms
 from rdtrain.errors import UserError
 from rdtrain.evaluation import ImageRow, evaluate_image, evaluation_copy, forward_variants, mean_row
@@ -105,6 +106,7 @@ class ImageCompressionRunner(dl.Runner):
         self.drawn: dict[str, bytes] = {}
         self.ema: AveragedModel | None = None
         self._evaluated: nn.Module | None = None
+        self._unwrapped: tuple[nn.Module | None, nn.Module | None] = None, None
 
     # Set-up
 
@@ -123,6 +125,7 @@ class ImageCompressionRunner(dl.Runner):
             The model.
         """
         model = super().get_model()
+        mend_bottlenecks(model)
         if self.engine.num_processes > 1:
             keep_quantiles_local(model)
         return model
@@ -155,7 +158,11 @@ class ImageCompressionRunner(dl.Runner):
     @property
     def net(self) -> CompressionModel:
         """The CompressAI model without any wrapper."""
-        return self.engine.unwrap_model(self.model)
+        wrapped, net = self._unwrapped
+        if wrapped is not self.model:  # unwrapping walks through all modules
+            net = self.engine.unwrap_model(self.model)
+            self._unwrapped = self.model, net
+        return cast(CompressionModel, net)
 
     @property
     def judged(self) -> nn.Module:
@@ -405,7 +412,7 @@ class ImageCompressionRunner(dl.Runner):
         if place == 0:
             self._group: list[tuple[Tensor, dict[str, Tensor]]] = []
             for optimizer in self.optimizer.values():
-                optimizer.zero_grad()
+                innermost(optimizer).zero_grad()  # accelerate's wrapper looks for optional packages at every step
         with contextlib.nullcontext() if self.stepped else self.engine.no_sync(self.model):
             with autocast(self.engine.device, self.config.engine.precision):
                 out = self.model(x)
@@ -436,12 +443,12 @@ class ImageCompressionRunner(dl.Runner):
         self._compare_quantizers(x, noise)
         if max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-        self.optimizer["net"].step()
+        innermost(self.optimizer["net"]).step()
         extra = {"grad_norm": norm.detach()}
         if "aux" in self.optimizer:
             aux_loss = self.net.aux_loss()
             self.engine.backward(aux_loss)
-            self.optimizer["aux"].step()
+            innermost(self.optimizer["aux"]).step()
             extra["aux_loss"] = aux_loss.detach()
         if self.ema is not None:
             self.ema.update_parameters(self.net)

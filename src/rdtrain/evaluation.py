@@ -18,6 +18,7 @@ from compressai.ops import compute_padding
 from torch import Tensor, nn
 
 from rdtrain.bitstream import leaves
+from rdtrain.coding.classes import prepare_coder
 from rdtrain.conv.convert import to_plain
 from rdtrain.conv.layers import spectral_layers
 from rdtrain.losses import RateDistortionLoss, bits_per_image
@@ -73,6 +74,7 @@ def evaluation_copy(model: nn.Module, device: torch.device | str | None = None) 
             if width > WIDEST_TABLE - 2:  # both ends are rounded outwards
                 raise LatentOverflow(f"{name} has learned a density over {width:.0f} integers, too wide to be coded")
     duplicate.update(force=True)
+    prepare_coder(duplicate)
     return duplicate
 
 

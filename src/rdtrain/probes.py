@@ -152,6 +152,9 @@ def guarded(model: nn.Module) -> Iterator[None]:
         yield
 
 
+_NETWORKS = ("g_a", "h_a", "h_s", "g_s")
+
+
 class Reuse:
     """A module's last result, given again while its input stays bitwise the same.
 
@@ -189,7 +192,7 @@ class Probe:
     Args:
         model: a compression model with `g_a` and `g_s`, in eval mode.
         device: where it computes.
-        share: let g_a and g_s reuse results for bitwise equal inputs.
+        share: let g_a, h_a, h_s and g_s reuse results for bitwise equal inputs.
 
     Attributes:
         y_hat: input of the last call of g_s.
@@ -206,7 +209,7 @@ class Probe:
         self.coder_seconds = 0.0
         self.likelihoods: dict[str, Tensor] = {}
         self.strings: list[CodedString] = []
-        self._reuses = {name: Reuse(device) for name in ("g_a", "g_s")} if share else {}
+        self._reuses = {name: Reuse(device) for name in _NETWORKS if share and hasattr(model, name)}
         self._stack = contextlib.ExitStack()
 
     @property

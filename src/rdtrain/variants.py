@@ -38,9 +38,14 @@ def qualities(x_hat: Tensor, x: Tensor, variant: str) -> dict[str, Tensor]:
     if variant == "unclamped":
         measured["outside"] = ((view >= 0) & (view <= 1)).logical_not_().flatten(1).to(mse.dtype).mean(1)
     if min(x.shape[-2:]) >= MS_SSIM_MIN_SIDE:
-        ms_ssim = ms_ssim_per_image(view, x)
+        ms_ssim = ms_ssim_per_image(*map(_quick_to_filter, (view, x)))
         measured |= {"ms_ssim": ms_ssim, "ms_ssim_db": ms_ssim_db(ms_ssim)}
     return measured
+
+
+def _quick_to_filter(images: Tensor) -> Tensor:
+    # oneDNN filters three channels in half the time where they lie side by side, to the same sums.
+    return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
 
 
 def as_file(x_hat: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def _watch(configure: Configure, tmp_path: Path, epochs: int, every: int) -> tup
         "dataset=image_folder", f"dataset.root={tmp_path / 'data'}", "dataset.patch_size=16", "dataset.batch_size=1",
         "dataset.valid_crops=1", "dataset.valid_batch_size=1", "hp.N=2", "hp.M=4", "conv=plain",
         "engine.epoch_steps=1", f"engine.num_epochs={epochs}",
-        f"infer.every_n_epochs={epochs // 4}", "callbacks.early_stopping=null", "scheduler=constant",
+        f"infer.every_n_epochs={every}", "callbacks.early_stopping=null", "scheduler=constant",
     )  # fmt: skip
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
     done = subprocess.run(

@@ -49,6 +49,19 @@ def test_sharing_computes_equal_inputs_once_and_only_those(name: str, synthesis:
     assert analysis.calls == 4
 
 
+def test_a_hyperprior_is_computed_once() -> None:
+    model = tiny_model("bmshj2018-hyperprior")
+    spread_latents(model, 8)
+    model = evaluation_copy(model)
+    h_a, h_s = CountCalls(model.h_a), CountCalls(model.h_s)
+    x = images(1, 64, 64)
+    shared = evaluate_image(model, x, CRITERION, "shared")
+    assert (h_a.calls, h_s.calls) == (1, 1)
+    full = evaluate_image(model, x, CRITERION, "full")
+    assert (h_a.calls, h_s.calls) == (3, 4)
+    assert shared.strings == full.strings
+
+
 def test_a_reused_result_is_nobody_elses() -> None:
     reuse = Reuse(torch.device("cpu"))
     x = torch.rand(2, 3)

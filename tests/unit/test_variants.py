@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from compressai.losses import RateDistortionLoss as StockLoss
+from pytorch_msssim import ms_ssim
 from tiny_codecs import CRITERION, fingerprint, images, trained_model
 
 from rdtrain.evaluation import evaluate_image, forward_variants
@@ -77,3 +78,13 @@ def test_a_file_holds_the_nearest_level() -> None:
     held = as_file(torch.from_numpy(values))
     assert held.dtype == torch.uint8 and held.shape == (3, 8, 9)
     assert np.abs(held.double().numpy() - np.clip(values[0], 0, 1).astype(np.float64) * 255).max() <= 0.5 + 1e-5
+
+
+@pytest.mark.parametrize("size", [(161, 199), (192, 192)])
+def test_ms_ssim_is_the_peers(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.rand(2, 3, *size, generator=generator)
+    x_hat = x + 0.1 * torch.randn(x.shape, generator=generator)
+    measured = qualities(x_hat, x, "clamped")["ms_ssim"]
+    expected = ms_ssim(x_hat.double().clamp(0, 1), x.double(), data_range=1, size_average=False)
+    torch.testing.assert_close(measured.double(), expected, rtol=0, atol=2e-6)

@@ -13,7 +13,7 @@ from typing import Any
 from rdtrain.report.runs import Run
 
 # Settings that change neither what is trained nor how it is measured.
-_RUNTIME = ("engine.device", "engine.threads", "dataset.workers", "dataset.cache_mb")
+_RUNTIME = ("engine.device", "engine.threads", "dataset.workers", "dataset.cache_mb", "model.coder")
 _INCIDENTAL = ("seed", "paths", "logger", "hydra", *_RUNTIME)
 # Settings that the base name says already.
 _NAMED = ("model.name", "criterion.metric", "conv.type", "conv.transform", "conv.switch.trigger", "conv.switch.at")
