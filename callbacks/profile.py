@@ -33,7 +33,7 @@ class Profile(dl.Callback):
 
     Writes `profile/trace.json.gz`, which chrome://tracing and ui.perfetto.dev show, and `profile/summary.txt`, which is
     printed too. The steps are those of the first epoch that this process trains; recording makes them slower, small
-    models more than large ones. In the configuration:
+    models more than large ones. With `engine.accumulate` above 1 all of this counts batches. In the configuration:
 
         logger:
           profile:
@@ -44,9 +44,14 @@ class Profile(dl.Callback):
     Args:
         wait: steps that are let pass, because first steps are slower; fewer in an epoch that is shorter than both.
         steps: that are recorded.
+
+    Raises:
+        ValueError: `wait` is negative, or `steps` below 1.
     """
 
     def __init__(self, wait: int = 5, steps: int = 10) -> None:
+        if wait < 0 or steps < 1:
+            raise ValueError(f"wait={wait} and steps={steps}: type at least 0 and at least 1")
         super().__init__(order=99)  # after all others but the summary, so that theirs is part of the step
         self.wait, self.steps = wait, steps
         self.profiler: profile | None = None
@@ -122,8 +127,12 @@ class Profile(dl.Callback):
         if runner.engine.device.type == "cuda":
             torch.cuda.synchronize(runner.engine.device)
         seconds, steps = time.perf_counter() - self.began, self.steps - self.left
-        stopped, folder = self._stop(), runner.folder.path / "profile"
-        text = summary(stopped, seconds, steps)
+        stopped, folder, engine = self._stop(), runner.folder.path / "profile", runner.config.engine
+        if steps == 0:  # a continued run had no batch of this epoch left
+            self.done = False
+            return
+        rest = ("forward pass, " if engine.compile else "") + "loss, clipping, metrics, logging"
+        text = summary(stopped, seconds, steps, "steps" if engine.accumulate == 1 else "batches", f"the rest ({rest})")
         folder.mkdir(exist_ok=True)
         _write_trace(stopped, folder / "trace.json.gz")
         write_text(folder / "summary.txt", text)
@@ -154,20 +163,22 @@ def name_forward_passes(net: torch.nn.Module) -> list[RemovableHandle]:
     return handles
 
 
-def summary(recorded: profile, seconds: float, steps: int) -> str:
+def summary(recorded: profile, seconds: float, steps: int, unit: str, rest: str) -> str:
     """Say on one screen where the steps went.
 
     Args:
         recorded: profiler that was stopped.
         seconds: that it recorded.
         steps: in that time.
+        unit: what to call them.
+        rest: what to call the time in no part.
 
     Returns:
         Lines: the parts of a step, then the operations that took longest themselves.
     """
     spent = parts(recorded.events())
-    spent["the rest (loss, clipping, metrics, logging)"] = seconds - sum(spent.values())
-    lines = [f"profile of {steps} training steps: {1000 * seconds / steps:.1f} ms each while recorded"]
+    spent[rest] = seconds - sum(spent.values())
+    lines = [f"profile of {steps} training {unit}: {1000 * seconds / steps:.1f} ms each while recorded"]
     lines += [
         f"{1000 * took / steps:10.2f} ms {100 * took / seconds:5.1f} %  {name}"
         for name, took in sorted(spent.items(), key=lambda item: -item[1])

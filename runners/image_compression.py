@@ -35,9 +35,9 @@ from rdtrain.evaluation import ImageRow, evaluate_image, evaluation_copy, forwar
 from rdtrain.health import Diverged, Event, StepGuard, nonfinite_gradients
 from rdtrain.infer_plan import Budget, real_policy
 from rdtrain.interruption import Interruption
-from rdtrain.latents import Shown, keeps_images, watched
+from rdtrain.latents import Shown, Watch, keeps_images, watched
 from rdtrain.metrics import Means
-from rdtrain.probes import LatentOverflow
+from rdtrain.probes import LatentOverflow, Undecodable
 from rdtrain.ranks import agreed, gathered, keep_quantiles_local, merged, rank_share
 from rdtrain.rollback import TrainedStep, save_batch
 from rdtrain.run_folder import RunFolder
@@ -261,6 +261,7 @@ class ImageCompressionRunner(dl.Runner):
         # Catalyst's own counters are multiplied by the number of processes.
         self._batches = self._samples = 0
         self._overflow: LatentOverflow | None = None
+        self._undecoded: list[str] = []
         self.loader_batches = len(self.loader)
         self._loader_start = time.monotonic()
         with self._prepared_for_loader():
@@ -277,6 +278,7 @@ class ImageCompressionRunner(dl.Runner):
         self.final.update({f"{self.loader_key}/{name}": float(value) for name, value in self.loader_metrics.items()})
         self._refuse_divergence()
         if self.loader_key == self.monitor_loader:
+            self._refuse_nothing_monitored()
             self.is_best = self.best.update(self.epoch_step, float(self.loader_metrics[self.monitor_metric]))
 
     @contextlib.contextmanager
@@ -331,8 +333,14 @@ class ImageCompressionRunner(dl.Runner):
         random_state.restore(own["random"])
 
     def _say_what_infer_left_out(self) -> None:
+        undecoded = gathered(self._undecoded, self.engine)
         if not self.engine.is_main_process:
             return
+        if undecoded:
+            print(
+                f"infer of epoch {self.epoch_step}: bitstreams of {len(undecoded)} image(s) cannot be decoded here, "
+                f"which are measured forward only ({undecoded[0]}); rdtrain-eval measures them on the CPU"
+            )
         if not self._real:
             print(
                 f"infer of epoch {self.epoch_step}: forward only, since {self.config.model.name} codes pixel by pixel; "
@@ -356,6 +364,13 @@ class ImageCompressionRunner(dl.Runner):
         loss = self.loader_metrics.get("loss/forward/unclamped", nothing)
         if not math.isfinite(loss):
             raise Diverged(f"the {self.loader_key} loss of epoch {self.epoch_step} is {float(loss)}")
+
+    def _refuse_nothing_monitored(self) -> None:
+        if self._undecoded and self.monitor_metric not in self.loader_metrics:
+            raise UserError(
+                f"runner.monitor={self.config.runner.monitor}: no bitstream of infer can be decoded on this device "
+                f"({self._undecoded[0]}); type engine.device=cpu, or a monitor of the forward path"
+            )
 
     def _add_times(self, seconds: float) -> None:
         self.loader_metrics["time/step_ms"] = 1000 * seconds / max(1, self._batches)
@@ -390,8 +405,7 @@ class ImageCompressionRunner(dl.Runner):
         if self._overflow is not None or not self._budget.take():
             return
         try:
-            with watched(self._evaluated) as watch:
-                row = evaluate_image(self._evaluated, x, self.criterion, self.config.ledger.mode, self._real)
+            row, watch = self._measured(x)
         except LatentOverflow as error:
             self._overflow = error
             return
@@ -401,6 +415,17 @@ class ImageCompressionRunner(dl.Runner):
         if len(self.shown) < _SHOWN:
             name = self.stores["infer"].images[int(batch["index"])].path.stem
             self.shown.append(Shown(name, batch["x"][0].cpu(), row.image, watch.latents(maps=not self.shown)))
+
+    def _measured(self, x: Tensor) -> tuple[ImageRow, Watch]:
+        def measured(real: bool) -> tuple[ImageRow, Watch]:
+            with watched(self._evaluated) as watch:
+                return evaluate_image(self._evaluated, x, self.criterion, self.config.ledger.mode, real), watch
+
+        try:
+            return measured(self._real)
+        except Undecodable as error:  # the run is worth more than one image's bitstream
+            self._undecoded.append(str(error))
+            return measured(real=False)
 
     def _validate(self, x: Tensor) -> None:
         out = self.judged(x)

@@ -3,6 +3,7 @@
 python scripts/benchmark.py                        all cases, about an hour on two quiet cores
 python scripts/benchmark.py --cases A,G            some of them; the others in the file stay as they are
 python scripts/benchmark.py --quick                small sizes, one round, a minute: only to see that it runs
+python scripts/benchmark.py --runs DIR             also case H, from the runs of `rdtrain experiment=switch_vs_plain`
 python scripts/benchmark.py --write-docs           then also the tables and figures of docs/performance.md
 
 docs/performance.md explains the cases. Nothing here gates a test.
@@ -38,6 +39,7 @@ CASES = {
     "memory": ("memory", "case_memory"),
     "growth": ("growth", "case_growth"),
 }
+_OUT, _QUICK_OUT = "benchmark.json", "benchmark-quick.json"
 LONG = ("I", "memory", "growth")  # left out by --quick unless asked for
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -54,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     chosen = _parser().parse_args(arguments)
     options = Options(chosen.quick, chosen.device, chosen.data, chosen.runs, chosen.rounds)
-    cases = chosen.cases or [name for name in CASES if not (chosen.quick and name in LONG)]
+    cases, out = chosen.cases or _all_cases(options), chosen.out or Path(_QUICK_OUT if chosen.quick else _OUT)
     failed = []
     for name in cases:
         print(f"{name} ...", flush=True)
@@ -65,10 +67,20 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name} could not be measured: {error}", file=sys.stderr)
             continue
         _show(entry)
-        _merge(chosen.out, name, entry)
+        _merge(out, name, entry)
+    if chosen.write_docs and not out.exists():
+        print(f"{out} does not exist, so there is nothing to write into the docs", file=sys.stderr)
+        return 1
     if chosen.write_docs:
-        _write_docs(json.loads(chosen.out.read_text()))
+        _write_docs(json.loads(out.read_text()))
     return int(bool(failed))
+
+
+def _all_cases(options: Options) -> list[str]:
+    if options.runs is None:
+        print("H is left out: it needs --runs, the folder of `rdtrain experiment=switch_vs_plain`")
+    left_out = (*(["H"] if options.runs is None else []), *(LONG if options.quick else []))
+    return [name for name in CASES if name not in left_out]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,7 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--cases", type=_cases, metavar="A,B,...", help=f"some of {','.join(CASES)}")
     add("--quick", action="store_true", help="small sizes and one round")
-    add("--out", type=Path, default=Path("benchmark.json"), help="results, merged with those that are there")
+    add(
+        "--out",
+        type=Path,
+        help=f"results, merged with those that are there (default: {_OUT}, with --quick {_QUICK_OUT})",
+    )
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--rounds", type=int, help="times that the sides take their turn (default: what each case thinks right)")
     add(

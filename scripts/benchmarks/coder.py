@@ -41,24 +41,25 @@ def case_f1(options: Options) -> list[Row]:
     rows = []
     threads = torch.get_num_threads()
     shape = (192, 8, 12) if options.quick else _LATENT
-    for name, make in (("EntropyBottleneck", _bottleneck), ("GaussianConditional", _gaussian)):
-        for n_images in (1, 2):
-            torch.set_num_threads(n_images)
-            torch.manual_seed(0)
-            model, work = make(n_images, shape)
-            fast = copy.deepcopy(model)
-            if not use_coder(fast, "auto"):
-                raise UserError("case F1 needs the fast coder: type pip install 'rdtrain[fast]'")
-            same(work(model), work(fast))
-            times = in_turn(
-                {"CompressAI": partial(timed, partial(work, model)), "rdtrain": partial(timed, partial(work, fast))},
-                options.turns(25), f"F1, {name}", warm_up=True,
-            )  # fmt: skip
-            what = f"{name}: compress and decompress of {n_images} latent(s) of {'x'.join(map(str, shape))}"
-            what += ", one thread" if n_images == 1 else ", two threads"
-            rows.append(Row("F1", what, "CompressAI's entropy model", "times as fast", 8.0, True,
-                            ratios(times["CompressAI"], times["rdtrain"]), medians(times)))  # fmt: skip
-    torch.set_num_threads(threads)
+    try:
+        for name, make in (("EntropyBottleneck", _bottleneck), ("GaussianConditional", _gaussian)):
+            for n_images in (1, 2):
+                torch.set_num_threads(n_images)
+                torch.manual_seed(0)
+                model, work = make(n_images, shape)
+                fast = copy.deepcopy(model)
+                if not use_coder(fast, "auto"):
+                    raise UserError("case F1 needs the fast coder: type pip install 'rdtrain[fast]'")
+                same(work(model), work(fast))
+                sides = {"CompressAI": partial(work, model), "rdtrain": partial(work, fast)}
+                timers = {side: partial(timed, call) for side, call in sides.items()}
+                times = in_turn(timers, options.turns(25), f"F1, {name}", warm_up=True)
+                what = f"{name}: compress and decompress of {n_images} latent(s) of {'x'.join(map(str, shape))}"
+                what += ", one thread" if n_images == 1 else ", two threads"
+                rows.append(Row("F1", what, "CompressAI's entropy model", "times as fast", 8.0, True,
+                                ratios(times["CompressAI"], times["rdtrain"]), medians(times)))  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
     return rows
 
 

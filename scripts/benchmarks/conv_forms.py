@@ -57,13 +57,15 @@ def case_c(options: Options) -> list[Row]:
     """
     rows = []
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for n, m, side, batch, steps, most in _QUICK if options.quick else _SIZES:
-        x = torch.rand(batch, 3, side, side, device=options.device)
-        sides = {form: partial(timed, step_of(form, n, m, x), steps) for form in ("plain", "rfft")}
-        times = in_turn(sides, options.turns(25), f"C, N={n}", warm_up=True)
-        what = f"training step with spectral convs (rfft), N={n} M={m}, {batch}x{side}x{side}, one thread"
-        found = ratios(times["rfft"], times["plain"])
-        rows.append(Row("C", what, "plain convs", "times the time", most, False, found, medians(times)))
-    torch.set_num_threads(threads)
+    try:
+        torch.set_num_threads(1)
+        for n, m, side, batch, steps, most in _QUICK if options.quick else _SIZES:
+            x = torch.rand(batch, 3, side, side, device=options.device)
+            sides = {form: partial(timed, step_of(form, n, m, x), steps) for form in ("plain", "rfft")}
+            times = in_turn(sides, options.turns(25), f"C, N={n}", warm_up=True)
+            what = f"training step with spectral convs (rfft), N={n} M={m}, {batch}x{side}x{side}, one thread"
+            found = ratios(times["rfft"], times["plain"])
+            rows.append(Row("C", what, "plain convs", "times the time", most, False, found, medians(times)))
+    finally:
+        torch.set_num_threads(threads)
     return rows

@@ -100,7 +100,9 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     def at(share: float) -> float:
         place = share * (len(ordered) - 1)
         low, part = int(place), place % 1
-        return ordered[low] + part * (ordered[low + 1] - ordered[low]) if part else ordered[low]  # some are infinite
+        if part == 0 or ordered[low] == ordered[low + 1]:  # some are infinite
+            return ordered[low]
+        return ordered[low] + part * (ordered[low + 1] - ordered[low])
 
     return at(0.25), at(0.5), at(0.75)
 

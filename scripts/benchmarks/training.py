@@ -126,7 +126,7 @@ def _bare(config: Any) -> tuple[list[float], float]:
     criterion = RateDistortionLoss(lmbda=config.criterion.lmbda)
     ends = []
     for batch in loader:
-        x = batch["x"].to(device).float() / 255
+        x = batch["x"].to(device).to(torch.float32, memory_format=torch.contiguous_format) / 255  # as ToTensor makes it
         optimizer.zero_grad()
         aux_optimizer.zero_grad()
         criterion(net(x), x)["loss"].backward()

@@ -151,7 +151,8 @@ def mend_bottlenecks(model: nn.Module) -> list[str]:
     """
     found = {name: module for name, module in model.named_modules() if isinstance(module, EntropyBottleneck)}
     for module in found.values():
-        module.__class__ = _mended(type(module))  # type: ignore[arg-type]  # a class is hashable
+        if not isinstance(module, _Mended):
+            module.__class__ = _mended(type(module))  # type: ignore[arg-type]  # a class is hashable
     return list(found)
 
 

@@ -106,11 +106,16 @@ def folder_of(config: Experiment, name: str, data: dict[str, Any]) -> RunFolder:
         The folder, made or not.
 
     Raises:
-        UserError: what is in it came of other data.
+        UserError: what is finished in it came of other data.
     """
     folder = RunFolder(runs_root(config.paths.runs) / f"{run_id(config)}-{name}")
-    folder.check_data(data, "data")
+    if _is_finished(folder):
+        folder.check_data(data, "data")
     return folder
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    return bool(folder.read_summary().get("status") == "finished")
 
 
 def run_experiment(
@@ -133,16 +138,18 @@ def run_experiment(
         The run's folder.
 
     Raises:
-        UserError: the folder cannot be written to, or what is in it came of other data.
+        UserError: the folder cannot be written to, or what is finished in it came of other data.
         OSError: another fault of reading or writing; `work` may raise anything else.
     """
     folder = folder_of(config, name, data)
     with Interruption(), locked(folder.path):
-        if folder.read_summary().get("status") == "finished":
+        if _is_finished(folder):
             print(f"already finished: {folder.path} (delete it to run it again)")
             return folder
         engine = make_engine(engine_section(config.engine))
         remove_leftovers(folder.path)
+        for begun in (folder.environment, *folder.tensorboard.glob("events.*")):  # of an attempt that was interrupted
+            begun.unlink(missing_ok=True)
         folder.make(config, list(overrides), environment.describe(engine.device, config.seed, data))
         print(f"run folder: {folder.path}", flush=True)
         try:

@@ -59,13 +59,12 @@ def locked(folder: Path, wanted: bool = True, patience_s: float = 0.2) -> Iterat
     finally:
         if folder.is_dir() and [entry.name for entry in folder.iterdir()] == [NAME]:
             path.unlink()
-            folder.rmdir()
-            _remove_empty(new_parents)
+            _remove_empty([folder, *new_parents])
         file.close()
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
-    with contextlib.suppress(OSError):  # another run has come
+    with contextlib.suppress(OSError):  # another run, or another process for this one, has come
         for folder in folders:
             folder.rmdir()
 

@@ -26,6 +26,14 @@ class Uncodable(ValueError):
     """Latents that CompressAI's entropy coder cannot code without a crash or a hang."""
 
 
+class Undecodable(ValueError):
+    """A string that is not what the encoder beside this decoder makes.
+
+    It is damaged, or was coded with other tables, parameters or another order: on a GPU a network may compute other
+    parameters when it decodes than when it coded.
+    """
+
+
 class LatentOverflow(Uncodable):
     """Latents that are NaN, infinite, or as large as `SYMBOL_LIMIT`.
 

@@ -53,6 +53,7 @@ def test_quartiles_interpolate_and_bear_infinity(load: Any) -> None:
     assert measure.quartiles([4.0, 1.0, 3.0, 2.0]) == (1.75, 2.5, 3.25)
     assert measure.quartiles([2.0]) == (2.0, 2.0, 2.0)
     assert measure.quartiles([1.0, 2.0, math.inf]) == (1.5, 2.0, math.inf)
+    assert measure.quartiles([1.0, *[math.inf] * 3])[1:] == (math.inf, math.inf)
 
 
 @pytest.mark.parametrize(("atleast", "median", "reached"), [(True, 5.1, True), (True, 4.9, False), (False, 4.9, True)])

@@ -120,6 +120,7 @@ def test_mistakes_are_told_before_anything_is_submitted(tmp_path: Path) -> None:
         cluster(tmp_path / "slurm") as slurm,
         begun(tmp_path / "array", *wrong, environment=slurm.environment) as refused,
     ):
-        ended(refused, code=2)
+        said = ended(refused, code=2)
+        assert "launcher.minutes" in said and "criterion.lmbda" in said
         assert _states(slurm) == {}
     assert list((tmp_path / "array").iterdir()) == []

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from rdtrain.runners import image_compression
 
 from rdtrain.config.schema import Config
 from rdtrain.errors import UserError
+from rdtrain.probes import Undecodable
 from rdtrain.run_folder import RunFolder
 from rdtrain.train import train
 
@@ -57,3 +60,33 @@ def test_running_everything_twice_gives_the_same_numbers(configure: Configure) -
 def test_the_best_epoch_is_not_known_before_infer(configure: Configure) -> None:
     with pytest.raises(UserError, match=r"infer\.real=always"):
         train(configure("infer.real=best", "runner.monitor=infer/loss/real/clamped", "infer.every_n_epochs=1"))
+
+
+def test_a_bitstream_that_this_device_cannot_decode_ends_no_run(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inner, real = image_compression.evaluate_image, []
+
+    def evaluate_image(*args: Any) -> Any:
+        real.append(args[-1])
+        if real == [True]:
+            raise Undecodable("other parameters")
+        return inner(*args)
+
+    monkeypatch.setattr(image_compression, "evaluate_image", evaluate_image)
+    (row,) = _infer_rows(train(configure("engine.num_epochs=1", "infer.max_images=3")))
+    assert real[:2] == [True, False] and all(real[2:]) and row["bpp/real"] and row["bpp/forward"]
+    assert "bitstreams of 1 image(s) cannot be decoded here" in capsys.readouterr().out
+
+
+def test_a_monitor_without_any_decoded_bitstream_is_told(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = image_compression.evaluate_image
+
+    def evaluate_image(*args: Any) -> Any:
+        if args[-1]:
+            raise Undecodable("other parameters")
+        return inner(*args)
+
+    monkeypatch.setattr(image_compression, "evaluate_image", evaluate_image)
+    with pytest.raises(UserError, match="no bitstream of infer can be decoded on this device"):
+        train(configure("infer.real=always", "runner.monitor=infer/loss/real/clamped", "infer.every_n_epochs=1"))

@@ -96,6 +96,8 @@ def test_an_experiment_that_fails_says_so(tmp_path: Path, few_digits: None, monk
             task.run(config)
         (folder,) = tmp_path.iterdir()
         assert json.loads((folder / "summary.json").read_text())["status"] == status
+        assert "continued" not in json.loads((folder / "environment.json").read_text())
+        assert len(list((folder / "tensorboard").iterdir())) == 1
 
 
 def test_mistakes_are_told_before_anything_is_made(tmp_path: Path) -> None:

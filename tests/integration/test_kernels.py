@@ -184,6 +184,8 @@ def test_titles_say_what_the_configuration_says(configure: Callable[..., Config]
         (["transforms.dct9.K=0"], "transforms.dct9: conv.dct.coefficients=0"),
         (["fit.steps=50"], "fit.steps=50: should be a multiple of fit.epoch_steps=20; type 40"),
         (["inputs.size=4", "inputs.padding=0"], "inputs.size=4: nothing is left of the output; type inputs.size=11"),
+        (["inputs.name=pink", "inputs.size=1"], "inputs.size=1: a single pixel has no frequencies"),
+        (["optimizers.adam.lr=0"], "optimizers.adam.lr=0: should be a number above 0"),
         (["inputs.padding_mode=reflect", "inputs.size=5"], "inputs.padding=5 is too wide for reflect"),
         (["inputs.name=images", "inputs.size=5000"], "inputs.size=5000: the smallest photograph has"),
     ],
@@ -191,6 +193,16 @@ def test_titles_say_what_the_configuration_says(configure: Callable[..., Config]
 def test_mistakes_say_what_to_type(overrides: list[str], said: str) -> None:
     (problem,) = problems(raw(*overrides))
     assert said in problem
+
+
+@pytest.mark.parametrize(
+    "wrong", ["fit.steps=10", "fit.optimizer=adamm", "optimizers.adam._target_=torch.optim.Adafactor"]
+)
+def test_a_single_fit_is_checked_before_anything_is_made(wrong: str, tmp_path: Path) -> None:
+    config = Config.model_validate(raw(wrong, f"paths.runs={tmp_path}"))
+    with pytest.raises(UserError, match=wrong.partition("=")[0]):
+        run(config)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_axes_of_all_cells_have_names_and_controls_their_transforms_colour() -> None:

@@ -17,7 +17,7 @@ from rdtrain.callbacks import Profile
 from rdtrain.callbacks.profile import name_forward_passes, part_of, parts
 from torch.profiler import ProfilerActivity, profile
 
-from rdtrain import build
+from rdtrain import build, preflight
 from rdtrain.config.schema import Config
 from rdtrain.models import build_model
 from rdtrain.run_folder import RunFolder
@@ -117,3 +117,29 @@ def test_hooks_of_forward_passes_go_as_they_came() -> None:
 def test_defaults_are_those_of_the_configuration(configure: Configure) -> None:
     own, made = Profile(), build.callbacks(configure())["profile"]
     assert (own.wait, own.steps) == (made.wait, made.steps)
+
+
+def test_a_run_that_goes_on_at_an_epochs_end_records_the_next(configure: Configure) -> None:
+    """As where all batches of an epoch were done before an interruption: recording begins and sees no step."""
+    config = configure("engine.profile=true", "engine.accumulate=2", "engine.compile=true")
+    folder = RunFolder.of(config)
+    folder.path.mkdir(parents=True)
+    runner: Any = SimpleNamespace(config=config, is_train_loader=True, loader_batch_len=2, folder=folder)
+    runner.engine = SimpleNamespace(is_main_process=True, device=torch.device("cpu"))
+    recorder = Profile(wait=0, steps=2)
+    recorder.on_loader_start(runner)
+    recorder.on_loader_end(runner)
+    assert not torch.autograd._profiler_enabled() and not (folder.path / "profile").exists()
+    recorder.on_loader_start(runner)
+    for _ in range(2):
+        torch.ones(3).sum()
+        recorder.on_batch_end(runner)
+    text = (folder.path / "profile" / "summary.txt").read_text()
+    assert text.startswith("profile of 2 training batches") and "the rest (forward pass, loss, clipping" in text
+    assert recorder.done and not torch.autograd._profiler_enabled()
+
+
+@pytest.mark.parametrize("typed", ["steps=0", "wait=-1"])
+def test_impossible_numbers_of_steps_are_told_to_the_user(configure: Configure, typed: str) -> None:
+    (told,) = preflight.problems(configure(f"logger.profile.{typed}").to_dict())
+    assert told.startswith("logger.profile") and typed in told

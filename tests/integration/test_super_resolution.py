@@ -119,11 +119,23 @@ def test_training_is_that_of_a_plain_loop(tmp_path: Path, images: Path) -> None:
     [
         (["train.patch_size=64", "data.root={images}"], "train.patch_size=64: an image has a side of 32; type 32"),
         ([], "data.name=image_folder: data.root is not given"),
+        (
+            ["data.name=photos", "data.root={images}"],
+            "data.name=photos does not look there; type data.name=image_folder",
+        ),
     ],
 )
 def test_mistakes_say_what_to_type(images: Path, overrides: list[str], said: str) -> None:
     (problem,) = problems(composed(*QUICK, *(text.format(images=images) for text in overrides)))
     assert said in problem
+
+
+def test_images_that_are_too_small_are_told(images: Path) -> None:
+    for name, shape in {"train/a": (7, 32, 3), "valid/c": (25, 1, 3)}.items():
+        Image.fromarray(np.zeros(shape, np.uint8)).save(images / f"{name}.png")
+    train, valid = problems(composed(*QUICK, f"data.root={images}"))
+    assert "an image to train on has a side of 7; it takes 8 at least" in train
+    assert "an image to judge by has a side of 1" in valid
 
 
 def test_the_experiment_composes() -> None:

@@ -1,1 +1,1 @@
-"""Entropy coding of latents: CompressAI's own strings, made and read faster."""
+"""Entropy coding of latents: CompressAI's own strings made and read faster, and context models in another order."""

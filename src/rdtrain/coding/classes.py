@@ -28,14 +28,14 @@ def use_coder(model: nn.Module, coder: Coder) -> list[str]:
     """Let all entropy models code with the fast coder; the strings stay the same.
 
     Mixtures stay with CompressAI's coder, since they make a table for every latent, as do the models that code pixel
-    by pixel in a loop of their own.
+    by pixel in a loop of their own. A changed model cannot be pickled as a whole; its state dict can.
 
     Args:
         model: a compression model, changed in place; a deep copy keeps the change, a state dict knows nothing of it.
         coder: `auto` and `numba` change what they can where numba is installed, `compressai` changes nothing.
 
     Returns:
-        Names of the entropy models that were changed.
+        Names of the entropy models that were changed, now and not before.
     """
     if coder == "compressai" or not has_numba():
         return []
@@ -85,7 +85,7 @@ def _arrays(model: EntropyModel) -> tuple[Ints, Ints, Ints]:
 def _is_known(module: nn.Module) -> bool:
     return (
         isinstance(module, EntropyBottleneck | GaussianConditional)
-        and not isinstance(module, GaussianMixtureConditional)
+        and not isinstance(module, GaussianMixtureConditional | _Arrays)
         and module.entropy_coder.name == _THEIRS
     )
 

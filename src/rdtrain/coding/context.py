@@ -4,8 +4,8 @@ Symbols, probability tables and the coder are CompressAI's, so strings are as lo
 latents; but the symbols stand in another order, so neither reads the other's. Encoder and decoder compute parameters by
 products of one shape, whatever images a batch holds: strings made in a batch decode alone, or in another batch.
 
-A string tells by itself whether it was decoded rightly: coding the decoded symbols again gives its bytes, or else it is
-damaged, or the decoder's tables, parameters or order were not the encoder's.
+A string that codes to other bytes was not decoded rightly: it is damaged, or the decoder's tables, parameters or order
+were not the encoder's. That notices most damage; only a file's checksum notices all.
 
 Shapes: x (B, 3, H', W').
 """
@@ -23,8 +23,8 @@ from torch import Tensor
 from rdtrain.coding.context_network import can_be_matrices
 from rdtrain.coding.context_pass import Coded, Pass
 from rdtrain.coding.rans import Decoder, Ints, encode
-from rdtrain.entropy.classes import mix_in
-from rdtrain.probes import check_codable
+from rdtrain.entropy.classes import mix_in, take_out
+from rdtrain.probes import Undecodable, check_codable
 
 RASTER = "raster"
 """Row by row, as CompressAI codes."""
@@ -67,7 +67,7 @@ def use_coding_order(model: Any, order: str) -> bool:
         Whether the model has that order now.
     """
     if order == RASTER and isinstance(model, _Wavefront):
-        model.__class__ = type(model).__bases__[1]
+        take_out(_Wavefront, model)  # type: ignore[arg-type]  # it was mixed into a module
     elif order == WAVEFRONT and coding_order(model) == RASTER and _has_wavefront(model):
         mix_in(_Wavefront, model)
     return coding_order(model) == order
@@ -124,7 +124,8 @@ def decompress(model: Any, strings: Sequence[Sequence[bytes]], shape: Sequence[i
         `x_hat`, clamped to [0, 1].
 
     Raises:
-        ValueError: no encoder with this model wrote these strings.
+        ValueError: the strings do not belong together.
+        Undecodable: no encoder with this model wrote them.
     """
     if len(strings) != 2 or len(strings[0]) != len(strings[1]) or not strings[0]:
         raise ValueError("a context model has as many strings of y as of z")
@@ -138,7 +139,7 @@ def decompress(model: Any, strings: Sequence[Sequence[bytes]], shape: Sequence[i
     coded = one_pass.run(decoded)
     for string, message in zip(strings[0], _messages(coded), strict=True):
         if encode(*message, one_pass.tables) != string:
-            raise ValueError(
+            raise Undecodable(
                 "a string of y decodes to symbols that it was not made of: it is damaged, was coded in another order, "
                 "or this machine computes other parameters than the one that wrote it"
             )

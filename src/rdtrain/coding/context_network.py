@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from compressai.layers import MaskedConv2d
 from torch import Tensor, nn
 
 _POINTWISE = (nn.LeakyReLU, nn.ReLU)
@@ -22,13 +23,15 @@ def can_be_matrices(model: Any) -> bool:
     Returns:
         False if a layer looks farther than its place, or is of an unknown kind.
     """
-    conv = model.context_prediction
-    layers = list(model.entropy_parameters)
+    conv, layers = model.context_prediction, model.entropy_parameters
+    if not (isinstance(conv, MaskedConv2d) and isinstance(layers, nn.Sequential)):
+        return False
     convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     return (
         conv.groups == 1
         and conv.stride == conv.dilation == (1, 1)
         and conv.kernel_size[0] == conv.kernel_size[1] == 2 * conv.padding[0] + 1
+        and conv.padding[0] == conv.padding[1]
         and all(layer.kernel_size == layer.stride == (1, 1) and layer.groups == 1 for layer in convs)
         and all(isinstance(layer, (nn.Conv2d, *_POINTWISE)) for layer in layers)
     )

@@ -9,13 +9,14 @@ and only what goes into the encoder is checked: its decoder does not know where 
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdtrain.coding.scales import ScaleIndex
+from rdtrain.probes import Undecodable
 
 Coder = Literal["auto", "numba", "compressai"]
 Ints = NDArray[np.int32]
@@ -35,13 +36,18 @@ _FAULTS = {
 }
 
 
+@cache
 def has_numba() -> bool:
-    """Whether the fast coder can be had.
+    """Whether the fast coder can be had; to find out takes half a second the first time.
 
     Returns:
-        True where numba is installed.
+        True where numba is installed and fits the other libraries.
     """
-    return find_spec("numba") is not None
+    try:
+        import_module("numba")
+    except Exception:  # it refuses a newer NumPy by ImportError, and older ones of it break on it in any way
+        return False
+    return True
 
 
 def prepare() -> None:
@@ -164,18 +170,18 @@ class Decoder:
         tables: of the same entropy model.
 
     Raises:
-        ValueError: no encoder wrote this.
+        Undecodable: no encoder wrote this.
     """
 
     def __init__(self, stream: bytes, tables: Tables) -> None:
         self._tables = tables
         if len(stream) < 8 or len(stream) % 4:
-            raise ValueError(f"a string of {len(stream)} bytes: it should be 8 or more, in words of 4")
+            raise Undecodable(f"a string of {len(stream)} bytes: it should be 8 or more, in words of 4")
         if tables.fast:
             self._words = np.frombuffer(stream, "<u4")
             state = int.from_bytes(stream[:8], "little")
             if not _EMPTY <= state < 2**63:
-                raise ValueError("the string begins with a state that no encoder ends in")
+                raise Undecodable("the string begins with a state that no encoder ends in")
             self._state = np.array([state, 2], np.uint64)
         else:
             from compressai.ans import RansDecoder
@@ -193,7 +199,8 @@ class Decoder:
             The symbols, (n,).
 
         Raises:
-            ValueError: an index is outside the tables, or (with numba) the string is damaged.
+            ValueError: an index is outside the tables.
+            Undecodable: with numba, the string is damaged.
         """
         indexes, tables = _message(indexes), self._tables
         if not tables.fast:
@@ -210,10 +217,10 @@ class Decoder:
         """Make sure that all has been read; CompressAI's decoder cannot tell.
 
         Raises:
-            ValueError: more was written, or something else.
+            Undecodable: more was written, or something else.
         """
         if self._tables.fast and (int(self._state[0]) != _EMPTY or int(self._state[1]) != self._words.size):
-            raise ValueError("the string does not end where its symbols do" + _DAMAGED)
+            raise Undecodable("the string does not end where its symbols do" + _DAMAGED)
 
 
 _EMPTY = 2**31  # the state before the first symbol
@@ -226,8 +233,10 @@ def _message(values: Any) -> Ints:
 
 
 def _raise_for(fault: int) -> None:
+    if fault > 2:
+        raise Undecodable(_FAULTS[fault] + _DAMAGED)
     if fault > 0:
-        raise ValueError(_FAULTS[fault] + (_DAMAGED if fault > 2 else ""))
+        raise ValueError(_FAULTS[fault])
 
 
 def _are_outside(indexes: Ints, tables: Tables) -> bool:

@@ -76,14 +76,17 @@ def target_problems(key: str, node: dict[str, Any], *args: Any, dry_run: bool = 
 def _located(key: str, name: Any) -> tuple[type | None, str]:
     base, home = _KINDS[key.split(".", 1)[0]]
     kind = _attribute(base)
+    found, reason = None, ""
     try:
         found = _attribute(str(name))
-    except Exception:  # whatever importing it does
-        found = None
+    except (AttributeError, ValueError):
+        pass  # the module is there, and the suggestion says what it has
+    except Exception as error:  # whatever importing it does
+        reason = f" ({type(error).__name__}: {_reason(error)})"
     if isinstance(found, type) and issubclass(found, kind):
         return found, ""
     siblings = [f"{home}.{sibling}" for sibling, value in vars(import_module(home)).items() if _is_proper(value, kind)]
-    return None, f"{key}._target_={name}: is no class of kind {base}; {suggestion(str(name), siblings)}"
+    return None, f"{key}._target_={name}: is no class of kind {base}{reason}; {suggestion(str(name), siblings)}"
 
 
 def _attribute(name: str) -> Any:

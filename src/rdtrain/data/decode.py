@@ -242,7 +242,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(turned[::row_step, ::column_step])
 
 
-def _to_rgb(image: ImageFile.ImageFile, path: Path, box: Box) -> np.ndarray:
+def _to_rgb(image: ImageFile.ImageFile, path: Path, box: tuple[int, int, int, int]) -> np.ndarray:
     # The pixels of an opened image inside Pillow's box (left, top, right, bottom) as uint8 (H, W, 3), not yet upright.
     left, top, right, bottom = box
     inside = np.s_[top:bottom, left:right]

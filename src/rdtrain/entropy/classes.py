@@ -8,15 +8,33 @@ from torch import nn
 
 
 def mix_in(mixin: type, module: nn.Module) -> None:
-    """Put a class before the one of a module.
+    """Put a class before the one of a module, unless it is there already.
+
+    The module cannot be pickled as a whole any more; its state dict can.
 
     Args:
         mixin: its methods go first and reach the module's own through `super()`.
         module: changed in place, its tensors and their names are not; a deep copy keeps the change.
     """
-    module.__class__ = _mixed(mixin, type(module))  # type: ignore[arg-type]  # a class is hashable
+    if not isinstance(module, mixin):
+        module.__class__ = _mixed(mixin, type(module))  # type: ignore[arg-type]  # a class is hashable
+
+
+def take_out(mixin: type, module: nn.Module) -> None:
+    """Undo `mix_in`; what was mixed in later stays.
+
+    Args:
+        mixin: that was mixed in.
+        module: changed in place.
+    """
+    module.__class__ = _without(mixin, type(module))
 
 
 @cache
 def _mixed(mixin: type, kind: type[nn.Module]) -> type[nn.Module]:
     return type(kind.__name__, (mixin, kind), {})
+
+
+def _without(mixin: type, kind: type[nn.Module]) -> type[nn.Module]:
+    outer, inner = kind.__bases__
+    return inner if outer is mixin else _mixed(outer, _without(mixin, inner))  # type: ignore[arg-type]

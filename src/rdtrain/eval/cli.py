@@ -121,6 +121,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from rdtrain.quiet import silence_libraries
 
     silence_libraries()
+    from rdtrain.allocator import keep_memory
     from rdtrain.eval import device as devices
     from rdtrain.eval.evaluate import Options, default_target, evaluate
     from rdtrain.eval.images import find_test_images
@@ -130,6 +131,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise UserError(f"--metric {arguments.metric} needs the lambda that belongs to it; type --lmbda L as well")
     if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"--out {arguments.out} is a file; give a folder")
+    keep_memory()
     device = devices.choose(arguments.device, arguments.threads)
     images = find_test_images(arguments.dataset, arguments.root, arguments.max_images)
     options = Options(

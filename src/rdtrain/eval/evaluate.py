@@ -14,7 +14,6 @@ import torch
 from tqdm import tqdm
 
 from rdtrain import bitstream, environment
-from rdtrain.allocator import keep_memory
 from rdtrain.coding.context import coding_order
 from rdtrain.data.scan import fingerprint
 from rdtrain.eval import device as devices
@@ -87,7 +86,6 @@ def evaluate(
     Raises:
         Exception: the first one that was a fault of ours, after everything has been written.
     """
-    keep_memory()
     known = identity(subject.model)
     model = subject.model.to(device)
     macs = macs_per_pixel(model)  # also wakes the device up before anything is timed

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rdtrain.errors import UserError
 from rdtrain.eval.images import TestImage
 from rdtrain.eval.memory import is_exhausted
-from rdtrain.probes import Uncodable
+from rdtrain.probes import Uncodable, Undecodable
 
 
 class Failures:
@@ -48,4 +48,6 @@ def _reason(error: Exception) -> str | None:
         return "not enough memory; leave this image out, or evaluate it on a machine with more"
     if isinstance(error, OSError):
         return f"{error.filename or 'writing'}: {error.strerror}"
+    if isinstance(error, Undecodable):
+        return f"{error}; decoding computed something else than coding, so evaluate with --device cpu --threads 1"
     return str(error) if isinstance(error, UserError | Uncodable) else None

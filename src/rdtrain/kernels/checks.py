@@ -30,7 +30,7 @@ def find_problems(config: Config) -> list[str]:
     found = [
         *device_problems(engine_section(config.engine)),
         *_fit_problems(config),
-        *_optimizer_problems(config),
+        *optimizer_problems(config),
         *_transform_problems(config),
     ]
     try:
@@ -48,7 +48,15 @@ def _fit_problems(config: Config) -> list[str]:
     return []
 
 
-def _optimizer_problems(config: Config) -> list[str]:
+def optimizer_problems(config: Config) -> list[str]:
+    """Check the optimizer.
+
+    Args:
+        config: names it.
+
+    Returns:
+        One sentence for every mistake.
+    """
     name = config.fit.optimizer
     node = config.optimizers.get(name)
     if node is None:
@@ -59,7 +67,10 @@ def _optimizer_problems(config: Config) -> list[str]:
     key = f"optimizers.{name}"
     found = target_problems(key, node, [{"params": [_parameter(1.0)]}, {"params": [_parameter(1.0)]}])
     if not found and not treats_numbers_alone(node):
-        found = [f"{key}._target_={node['_target_']}: its steps depend on other numbers of the same tensor; type Adam"]
+        return [f"{key}._target_={node['_target_']}: its steps depend on other numbers of the same tensor; type Adam"]
+    lr = node["lr"]
+    if not found and not (isinstance(lr, int | float) and lr > 0):
+        return [f"{key}.lr={lr}: should be a number above 0"]
     return found
 
 
@@ -105,6 +116,8 @@ def _size_problems(config: Config, kernel: int) -> list[str]:
         return [
             f"inputs.size={inputs.size}: nothing is left of the output; type inputs.size={inputs.size - output + 1}"
         ]
+    if inputs.name == "pink" and inputs.size == 1:
+        return ["inputs.size=1: a single pixel has no frequencies for pink; type a larger one, or inputs.name=white"]
     if inputs.padding_mode in ("circular", "reflect") and inputs.padding >= inputs.size:
         return [f"inputs.padding={inputs.padding} is too wide for {inputs.padding_mode}: type inputs.padding=0"]
     if inputs.name == "images" and inputs.size > (largest := Photographs().largest_crop):

@@ -21,6 +21,7 @@ DPI = 110
 _STEPS = "optimizer steps"
 _QUANTITIES = {"loss": "mean squared error of the outputs", "kernel_error": "relative error of the kernels"}
 _DECADES = 1.5  # of the heat map's colours, in either direction
+_DARK = 0.9  # decades beyond which black is not to be read on them
 
 
 def title(config: Config, target: Target) -> str:
@@ -150,7 +151,8 @@ def heat_map(name: str, subject: str, found: Sequence[Standing]) -> Plot:
         for j, arm in enumerate(arms):
             if (cell, arm) in by_place:
                 star = "*" if by_place[cell, arm].verdict == WINS else ""
-                axes.text(j, i, f"{ratios[i, j]:.2g}{star}", ha="center", va="center", fontsize=7)
+                colour = "white" if abs(np.log10(ratios[i, j])) > _DARK else "black"
+                axes.text(j, i, f"{ratios[i, j]:.2g}{star}", ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(image, ax=axes, label="log10 of the ratio to plain")
     return Plot(name, subject, figure)
 
@@ -176,7 +178,7 @@ def curve_grid(name: str, subject: str, fits: Mapping[Cell, tuple[NDArray[np.flo
         fits: steps and traces by cell.
 
     Returns:
-        A row a target, a column inputs and optimizer; all panels have the same axes.
+        A row a target, a column inputs and optimizer; the panels of a row have the same axes.
     """
     rows = list(dict.fromkeys(cell.target for cell in fits))
     columns = sorted(dict.fromkeys(cell[1:] for cell in fits), key=lambda column: (column[1], column[2]))

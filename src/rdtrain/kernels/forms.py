@@ -18,6 +18,7 @@ from torch.optim import Adam
 from rdtrain.conv.convert import to_spectral
 from rdtrain.conv.transforms import make_transform
 from rdtrain.kernels.arms import PLAIN, is_control, rate_factor, transform_name
+from rdtrain.kernels.figures import arm_colours
 from rdtrain.report.figures import COLOURS, legend_below, new_figure
 
 Row = Mapping[str, float]
@@ -98,15 +99,15 @@ def form_figure(rows: Sequence[Mapping[str, Any]], title: str, labels: Mapping[s
     """
     figure, panels = new_figure(title, 9, 3.8, columns=len(labels))
     forms = list(dict.fromkeys(row["form"] for row in rows))
-    colours = dict(zip((form for form in forms if not is_control(form)), COLOURS, strict=False))
+    colours = arm_colours(forms)
     for axes, (quantity, label) in zip(panels, labels.items(), strict=True):
         for form in forms:
-            steps = sorted({row["epoch"] for row in rows})
-            values = [[r[quantity] for r in rows if (r["form"], r["epoch"]) == (form, step)] for step in steps]
-            colour = colours.get(transform_name(form), COLOURS[-1])
+            epochs = sorted({row["epoch"] for row in rows})
+            values = [[r[quantity] for r in rows if (r["form"], r["epoch"]) == (form, epoch)] for epoch in epochs]
+            colour = colours.get(form, COLOURS[-1])
             style, name = "--" if is_control(form) else "-", f"{form}, mean of {len(values[0])} seeds"
-            axes.plot(steps, np.mean(values, axis=1), color=colour, linestyle=style, label=name)
-            axes.fill_between(steps, np.min(values, axis=1), np.max(values, axis=1), color=colour, alpha=0.15)
+            axes.plot(epochs, np.mean(values, axis=1), color=colour, linestyle=style, label=name)
+            axes.fill_between(epochs, np.min(values, axis=1), np.max(values, axis=1), color=colour, alpha=0.15)
         axes.set(xlabel="epoch", ylabel=label, yscale="log" if quantity == "loss" else "linear")
     legend_below(figure, panels)
     return figure

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
+from rdtrain.errors import UserError
 from rdtrain.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -29,20 +31,28 @@ class LeaderboardRecord(Callback):
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Compare what is finished.
+        """Compare what is finished; what goes wrong is told, and `SweepRecord`, whose turn is next, ends the command.
 
         Args:
             config: of the multirun, Hydra's own node included.
             kwargs: what else Hydra hands over.
         """
+        from rdtrain.sweep.faults import told
         from rdtrain.sweep.planning import sweep_folder
         from rdtrain.sweep.present import PRESENT
 
-        folder = sweep_folder(config)
-        if fits := finished_fits(folder / run for run in dict.fromkeys(point.run for point in PRESENT.points or ())):
-            print(write_leaderboard(fits, folder / FOLDER))
-        else:
-            print(f"no finished fit in {folder}, so no leaderboard", file=sys.stderr)
+        try:
+            with told():
+                _compare(sweep_folder(config), [point.run for point in PRESENT.points])
+        except SystemExit as stop:
+            PRESENT.code = int(stop.code or 0)
+
+
+def _compare(folder: Path, runs: Sequence[str]) -> None:
+    if fits := finished_fits(folder / run for run in dict.fromkeys(runs)):
+        print(write_leaderboard(fits, folder / FOLDER))
+    else:
+        print(f"no finished fit in {folder}, so no leaderboard", file=sys.stderr)
 
 
 def finished_fits(folders: Iterable[Path]) -> list[Path]:
@@ -67,13 +77,23 @@ def write_leaderboard(fits: Sequence[Path], out: Path) -> str:
 
     Returns:
         The ranked table and where the rest is, for the terminal.
+
+    Raises:
+        UserError: two fits have the same cell.
     """
     from rdtrain.experiment import aligned, write_table
     from rdtrain.files import write_text
     from rdtrain.kernels import figures, results
-    from rdtrain.kernels.ranking import VERDICTS, Cell, leaders, standing_rows, standings
+    from rdtrain.kernels.arms import is_control
+    from rdtrain.kernels.ranking import VERDICTS, VERDICTS_ALONE, Cell, leaders, standing_rows, standings
 
     per_fit = {fit: results.read_results(fit / "figures" / f"{results.NAME}.csv") for fit in fits}
+    cells = {fit: Cell(one.target, one.inputs, one.optimizer, one.lr) for fit, (one, *_) in per_fit.items()}
+    if twice := [figures.cell_name(cell) for cell, count in Counter(cells.values()).items() if count > 1]:
+        raise UserError(
+            f"no leaderboard: several fits of {'; '.join(twice)} differ in other keys; "
+            "sweep target, inputs.name, optimizer and lr only"
+        )
     everything = [result for found in per_fit.values() for result in found]
     found = standings(everything)
     table = leaders(found)
@@ -81,14 +101,14 @@ def write_leaderboard(fits: Sequence[Path], out: Path) -> str:
     write_table(out / "results.csv", results.as_rows(everything))
     write_table(out / "cells.csv", standing_rows(found))
     write_table(out / "leaderboard.csv", table)
-    verdicts = "".join(f"- {name}: {meaning}\n" for name, meaning in VERDICTS.items())
+    controlled = any(is_control(one.arm) for one in found)
+    meanings = VERDICTS if controlled else VERDICTS_ALONE
+    verdicts = "".join(f"- {name}: {meaning}\n" for name, meaning in meanings.items())
     write_text(out / "leaderboard.md", f"{markdown(table)}\n{verdicts}")
-    traces = {
-        Cell(first.target, first.inputs, first.optimizer, first.lr): results.read_traces(fit / "metrics.csv")
-        for fit, (first, *_) in per_fit.items()
-    }
+    traces = {cell: results.read_traces(fit / "metrics.csv") for fit, cell in cells.items()}
     seeds = len({result.seed for result in everything})
-    heat = f"Final relative kernel error, ratio to plain, geometric mean of {seeds} seeds (* beats its controls too)"
+    star = "* beats its controls too" if controlled else "* beats plain"
+    heat = f"Final relative kernel error, ratio to plain, geometric mean of {seeds} seeds ({star})"
     curves = f"Relative kernel error against steps, geometric mean and range of {seeds} seeds"
     for plot in (figures.heat_map("heat-map", heat, found), figures.curve_grid("curves", curves, traces)):
         plot.figure.savefig(out / f"{plot.name}.png", dpi=figures.DPI)

@@ -21,13 +21,18 @@ VERDICTS = {
     EVEN: "neither",
     LOSES: "a larger error than plain and than the controls, in every repetition",
 }
-
+VERDICTS_ALONE = {
+    WINS: "a smaller error than plain in every repetition",
+    EVEN: "neither",
+    LOSES: "a larger error than plain in every repetition",
+}
+"""What they mean where no transform has a control."""
 
 DIVERGED = 1e6
 """What stands in the tables for an error that is larger, or is no number."""
 MARGIN = 0.99
 """An error counts as smaller than another one below this part of it; rounding alone shall not decide."""
-_SMALLEST = 1e-12  # below what float32 can tell from 0
+_SMALLEST = 1e-12  # a relative error below what float32 can tell from 0; a loss is the square of one
 
 
 class Cell(NamedTuple):
@@ -120,7 +125,7 @@ def _of_cell(cell: Cell, arms: dict[str, list[Result]]) -> list[Standing]:
                 to_plain=means[arm] / means[PLAIN],
                 to_control=means[arm] / min(means[name] for name in controls),
                 steps=median(steps) if len(steps) == len(reached) else None,
-                loss=geometric_mean([_within(result.loss) for result in arms[arm]]),
+                loss=geometric_mean([_within(result.loss, _SMALLEST**2) for result in arms[arm]]),
                 low=mean(_within(result.error_low) for result in arms[arm]),
                 high=mean(_within(result.error_high) for result in arms[arm]),
                 floor=max(result.floor for result in arms[arm]),
@@ -164,8 +169,8 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(mean(math.log(value) for value in values))
 
 
-def _within(value: float) -> float:
-    return min(max(value, _SMALLEST), DIVERGED) if math.isfinite(value) else DIVERGED
+def _within(value: float, smallest: float = _SMALLEST) -> float:
+    return min(max(value, smallest), DIVERGED) if math.isfinite(value) else DIVERGED
 
 
 def standing_rows(found: Iterable[Standing]) -> list[dict[str, Any]]:

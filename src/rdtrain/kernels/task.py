@@ -18,11 +18,12 @@ from rdtrain.data.decode import probe_image
 from rdtrain.data.photos import find_photos
 from rdtrain.data.scan import fingerprint
 from rdtrain.engine import Engine
+from rdtrain.errors import UserError
 from rdtrain.experiment import Record, folder_of, run_experiment, write_table
 from rdtrain.kernels import figures, results
 from rdtrain.kernels.arms import Arm, make_arms
 from rdtrain.kernels.bank import KernelBank, relative_error
-from rdtrain.kernels.checks import find_problems
+from rdtrain.kernels.checks import find_problems, optimizer_problems
 from rdtrain.kernels.draws import generator
 from rdtrain.kernels.inputs import Stream, drawer, make_loader
 from rdtrain.kernels.measures import frequency_error
@@ -56,7 +57,12 @@ def planned(config: Config) -> tuple[Config, RunFolder]:
 
     Returns:
         The same, and where the run will lie.
+
+    Raises:
+        UserError: there is no such optimizer or target.
     """
+    if mistakes := optimizer_problems(config):
+        raise UserError(mistakes)
     target = make_target(config.target, config.seed)
     return config, folder_of(config, slug(config, target), what_is_read(config, target))
 
@@ -65,12 +71,17 @@ def run(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
     """Fit kernels, or leave alone what is finished.
 
     Args:
-        config: without mistakes.
+        config: of the fit.
         overrides: what the user typed, for the record.
 
     Returns:
         The run's folder.
+
+    Raises:
+        UserError: the configuration has a mistake.
     """
+    if mistakes := find_problems(config):
+        raise UserError(mistakes)
     targets = [make_target(config.target, seed) for seed in config.seeds]
     weights = torch.stack([target.weight for target in targets])
     return run_experiment(

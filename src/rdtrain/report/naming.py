@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rdtrain.config import schema
 from rdtrain.report.runs import Run
 
 # Settings that change neither what is trained nor how it is measured.
-_RUNTIME = ("engine.device", "engine.threads", "dataset.workers", "dataset.cache_mb", "model.coder")
-_INCIDENTAL = ("seed", "paths", "logger", "hydra", *_RUNTIME)
+_RUNTIME = ("engine.device", "engine.threads", "dataset.workers", "dataset.cache_mb")
+_INCIDENTAL = ("seed", "hydra", *_RUNTIME, *schema.INCIDENTAL)
 # Settings that the base name says already.
 _NAMED = ("model.name", "criterion.metric", "conv.type", "conv.transform", "conv.switch.trigger", "conv.switch.at")
 # Settings that follow lambda in a sweep over qualities.

@@ -9,6 +9,8 @@ from pydantic import Field
 from rdtrain.config.experiment import Compare, Conv, Experiment
 from rdtrain.config.schema import Count, Positive, Section, Text
 
+LEAST_PATCH = 8  # side of the crops, pixels
+
 
 class Data(Section):
     """`data.*`."""
@@ -23,7 +25,7 @@ class Train(Section):
     epochs: Count
     epoch_steps: Count
     batch_size: Count
-    patch_size: Annotated[int, Field(ge=8, multiple_of=2)]
+    patch_size: Annotated[int, Field(ge=LEAST_PATCH, multiple_of=2)]
     lr: Positive
 
 

@@ -23,8 +23,8 @@ from rdtrain.preflight import device_problems
 from rdtrain.run_folder import RunFolder
 from rdtrain.runners.super_resolution import SuperResolutionRunner
 from rdtrain.super_resolution.data import Found, WholeImages, describe, find, make_loaders
-from rdtrain.super_resolution.model import SmallSuperResolution, bicubic, halved
-from rdtrain.super_resolution.schema import Config, Data, Train
+from rdtrain.super_resolution.model import SCALE, SmallSuperResolution, bicubic, halved
+from rdtrain.super_resolution.schema import LEAST_PATCH, Config, Data, Train
 
 _DPI = 110
 
@@ -41,6 +41,8 @@ def problems(raw: dict[str, Any]) -> list[str]:
     machine, data, train = (_section(kind, raw, name) for kind, name in
                             ((Machine, "engine"), (Data, "data"), (Train, "train")))  # fmt: skip
     found = [] if machine is None else device_problems(engine_section(machine))
+    if data is not None and data.name == "photos" and data.root is not None:
+        found.append(f"data.root={data.root}: data.name=photos does not look there; type data.name=image_folder")
     try:
         return found if data is None or train is None else found + _size_problems(find(data), train)
     except UserError as error:
@@ -57,10 +59,18 @@ def _section(kind: Any, raw: dict[str, Any], name: str) -> Any:
 def _size_problems(found: Found, train: Train) -> list[str]:
     if not found["train"] or not found["valid"]:
         return ["data.root: there are too few images to train on some and judge by others; type another data.root=DIR"]
-    smallest = min(min(info.height, info.width) for info in found["train"])
-    if train.patch_size > smallest:
-        return [f"train.patch_size={train.patch_size}: an image has a side of {smallest}; type {smallest // 2 * 2}"]
-    return []
+    wrong = []
+    smallest, narrowest = (min(min(info.height, info.width) for info in found[name]) for name in ("train", "valid"))
+    if smallest < LEAST_PATCH:
+        wrong.append(
+            f"data.root: an image to train on has a side of {smallest}; it takes {LEAST_PATCH} at least; take it out"
+        )
+    elif train.patch_size > smallest:
+        fitting = smallest // SCALE * SCALE
+        wrong.append(f"train.patch_size={train.patch_size}: an image has a side of {smallest}; type {fitting}")
+    if narrowest < SCALE:
+        wrong.append(f"data.root: an image to judge by has a side of {narrowest}; take it out of the folder")
+    return wrong
 
 
 def planned(config: Config) -> tuple[Config, RunFolder]:

@@ -27,15 +27,15 @@ def run_job(folder: Path, point_id: str, train: Callable[[dict[str, Any]], objec
         UserError: the user can put it right.
         Exception: a fault of ours; like a mistake it is written down for the table at the end.
     """
-    plan = Plan.read(folder)
-    point = plan.point(point_id)
-    frozen = plan.frozen(point.id)
-    word = plan.error_of(point.id)
-    if word.is_file() and not frozen["sweep"]["retry"]:
-        print(f"{point.id} failed before and is left alone (sweep.retry=false)")
-        return
-    word.unlink(missing_ok=True)
+    plan = Plan(folder)
+    word = plan.error_of(point_id)
     try:
+        plan = Plan.read(folder)
+        point, frozen = plan.point(point_id), plan.frozen(point_id)
+        if word.is_file() and not frozen["sweep"]["retry"]:
+            print(f"{point.id} failed before and is left alone (sweep.retry=false)")
+            return
+        word.unlink(missing_ok=True)
         _check_code(point, folder / point.run, frozen["sweep"]["on_code_change"])
         train({**frozen, "paths": {"runs": str(folder)}})
     except InUse:
@@ -49,7 +49,7 @@ def run_job(folder: Path, point_id: str, train: Callable[[dict[str, Any]], objec
             write_json(word, {"code": 1, "reason": f"{type(fault).__name__}: {fault}"})
         raise
     finally:
-        with suppress(OSError):
+        with suppress(OSError, UserError):  # a damaged plan has been told by now
             refresh_status(plan)
 
 

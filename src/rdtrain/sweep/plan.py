@@ -159,13 +159,15 @@ class Plan:
             The configuration as plain containers.
 
         Raises:
-            UserError: somebody has deleted it.
+            UserError: somebody has deleted or damaged it.
         """
         file = self.config_of(point_id)
         try:
             config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise UserError(f"{file} is gone; issue the sweep again to plan it anew") from error
+        except yaml.YAMLError as error:
+            raise UserError(f"{file} is damaged; issue the sweep again to plan it anew") from error
         return config
 
     def config_of(self, point_id: str) -> Path:

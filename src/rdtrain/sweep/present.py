@@ -15,10 +15,12 @@ class Multirun:
     Args:
         points: of the command; a search, which plans as it goes, knows them at its end.
         launcher_failed: whether the launcher itself broke down.
+        code: exit code because of a hook at the end that came before `SweepRecord`'s; 0: nothing was wrong.
     """
 
     points: tuple[Point, ...] = ()
     launcher_failed: bool = False
+    code: int = 0
 
     def begin(self, points: Sequence[Point] = ()) -> None:
         """Forget the multirun before, where one process has several.
@@ -28,6 +30,7 @@ class Multirun:
         """
         self.points = tuple(points)
         self.launcher_failed = False
+        self.code = 0
 
 
 PRESENT = Multirun()

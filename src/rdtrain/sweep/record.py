@@ -71,7 +71,8 @@ class SweepRecord(Callback):
             kwargs: what else Hydra hands over.
 
         Raises:
-            SystemExit: a point is not finished; 2 where all that failed are mistakes of the user, else 1.
+            SystemExit: a point is not finished; 2 where all that failed are mistakes of the user, else 1. Also where
+                the report or another hook has failed.
         """
         with told():
             plan = Plan.read(sweep_folder(config))
@@ -87,6 +88,8 @@ class SweepRecord(Callback):
             raise SystemExit(1)
         if codes and config.launcher.get("wait", True):
             raise SystemExit(min(codes))
+        if PRESENT.code:
+            raise SystemExit(PRESENT.code)
 
 
 def _of_this_command(plan: Plan, rows: Sequence[Row]) -> list[Row]:
@@ -102,4 +105,6 @@ def _report(plan: Plan, rows: Sequence[Row]) -> None:
     runs = {point.id: plan.folder / point.run for point in plan.points}
     finished = [str(runs[row.id]) for row in rows if row.state == FINISHED]
     if finished:
-        main([*finished, "--out", str(plan.folder / REPORT)])
+        folder = plan.folder / REPORT
+        if main([*finished, "--out", str(folder)]):
+            raise UserError(f"{folder}: the report failed, see above")

@@ -146,8 +146,8 @@ class Search:
     @property
     def hit(self) -> bool:
         """Whether a trial has come close enough to the target."""
-        best = self.best()
-        return best is not None and self.goal.target is not None and _value(best[0]) <= math.log1p(self.goal.tolerance)
+        target, tolerance = self.goal.target, self.goal.tolerance
+        return target is not None and any(abs(measured / target - 1) <= tolerance for _, measured in self.results())
 
     def _in_state(self, state: Any) -> Sequence[FrozenTrial]:
         return [trial for trial in self.trials if trial.state == state]

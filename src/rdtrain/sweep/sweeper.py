@@ -149,6 +149,10 @@ class SearchSweeper(BasicSweeper):
         print(search_table(search, measured).text())
         if not going_on:
             print("a trial has not come to its end; the same command goes on from here")
+        elif search.goal.target is not None and not search.hit:
+            print(
+                "no trial is within search.tolerance of the target; type a larger search.trials or another search.lmbda"
+            )
 
     def _run(self, search: Search, trials: Sequence[Trial]) -> bool:
         # Whether all of them have come to an end.

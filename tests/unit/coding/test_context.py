@@ -12,10 +12,11 @@ import pytest
 import torch
 from compressai.models import JointAutoregressiveHierarchicalPriors
 from tiny_codecs import CRITERION, image_model_names, images, spread_latents, tiny_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdtrain.coding import context, context_pass, rans
 from rdtrain.coding.context import RASTER, WAVEFRONT, coding_order, use_coding_order
+from rdtrain.entropy.classes import mix_in
 from rdtrain.evaluation import evaluate_image, evaluation_copy
 from rdtrain.probes import LatentOverflow, entropy_models, guarded
 from rdtrain.rate_gap import EMPTY_STATE_BITS, code_lengths
@@ -230,12 +231,11 @@ def test_a_decoder_with_other_scales_is_found_out() -> None:
         decoded(other, together["strings"], together["shape"])
 
 
-@pytest.mark.parametrize("part", ["g_a", "h_s"])
-@pytest.mark.parametrize("value", [math.nan, 1e30])
+@pytest.mark.parametrize(("part", "value"), [("g_a", math.nan), ("g_a", 1e30), ("h_s", math.nan)])
 def test_a_diverged_model_is_refused(part: str, value: float) -> None:
     model = copy.deepcopy(quick())
     last = getattr(model, part)[-1]
-    last.bias.data[-1] = value if part == "g_a" else math.nan
+    last.bias.data[-1] = value
     with guarded(model), pytest.raises(LatentOverflow):
         coded(model, images(1, 64, 64))
 
@@ -268,3 +268,21 @@ def test_the_choice_changes_nothing_else() -> None:
     assert type(model).__name__ == kind.__name__ and entropy_models(model).keys() == entropy_models(stock()).keys()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert use_coding_order(model, RASTER) and type(model) is kind
+
+
+def test_a_child_with_other_networks_keeps_its_order() -> None:
+    single, wrapped, uneven = (copy.deepcopy(stock()) for _ in range(3))
+    single.entropy_parameters = nn.Conv2d(4 * single.M, 2 * single.M, 1)
+    wrapped.context_prediction = nn.Sequential(wrapped.context_prediction)
+    uneven.context_prediction.padding = (2, 1)
+    assert not any(use_coding_order(model, WAVEFRONT) for model in (single, wrapped, uneven))
+
+
+def test_the_order_goes_from_below_another_change() -> None:
+    class Other:
+        pass
+
+    model = copy.deepcopy(stock())
+    assert use_coding_order(model, WAVEFRONT)
+    mix_in(Other, model)
+    assert use_coding_order(model, RASTER) and isinstance(model, Other) and coding_order(model) == RASTER

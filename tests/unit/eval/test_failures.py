@@ -17,7 +17,7 @@ from tiny_codecs import tiny_model
 from rdtrain import bitstream
 from rdtrain.eval import evaluate, memory
 from rdtrain.eval.cli import main
-from rdtrain.probes import LatentOverflow
+from rdtrain.probes import LatentOverflow, Undecodable
 
 MODEL = "bmshj2018-factorized"
 RESULT = "stock-eval-image_folder"
@@ -107,6 +107,10 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory"),
         (LatentOverflow("latents are not finite"), "latents are not finite"),
+        (
+            Undecodable("other parameters"),
+            "other parameters; decoding computed something else than coding, so evaluate with --device cpu --threads 1",
+        ),
         (OSError(28, "No space left on device", "b.png"), "b.png: No space left on device"),
     ],
 )

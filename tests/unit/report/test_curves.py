@@ -147,3 +147,15 @@ def test_learning_rate_figure(make_run: MakeRun) -> None:
     for run in runs:
         del run.columns["train"]["lr/net"]
     assert lr_figure(runs, curve_names(runs)) is None
+
+
+def test_keys_that_change_no_number_split_no_curve(make_run: MakeRun) -> None:
+    """Of two versions of rdtrain, of which the older one did not have the keys yet."""
+    made = {
+        "model__coder": "auto",
+        "engine__malloc": "tuned",
+        "engine__profile": True,
+        "checkpoint": {"every_minutes": 5},
+    }
+    runs = [read_run(make_run(seed=1)), read_run(make_run(seed=2, **made))]
+    assert len(set(curve_names(runs).values())) == 1

@@ -74,6 +74,14 @@ def test_a_job_without_a_plan_is_refused(tmp_path: Path) -> None:
     assert trained == []
 
 
+def test_a_damaged_configuration_is_written_down(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    plan.config_of("a").write_text("seed: [")
+    with pytest.raises(UserError, match=r"a\.yaml is damaged; issue the sweep again"):
+        run_job(tmp_path, "a", _train([], tmp_path))
+    assert json.loads(plan.error_of("a").read_text())["code"] == 2 and _states(tmp_path)["a"] == "failed"
+
+
 def test_a_failure_is_written_down_and_tried_again_unless_unwanted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -159,12 +159,22 @@ def test_the_report_is_on_all_finished_points_and_the_table_on_those_of_the_comm
         _summary(tmp_path, name, "finished")
     PRESENT.begin(POINTS[1:2])
     asked: list[list[str]] = []
-    monkeypatch.setattr("rdtrain.report.cli.main", lambda words: asked.append(words))
+    code = 0
+
+    def report(words: list[str]) -> int:
+        asked.append(words)
+        return code
+
+    monkeypatch.setattr("rdtrain.report.cli.main", report)
     config = _config(tmp_path)
     del config["task"]
     SweepRecord().on_multirun_end(config)
     assert asked == [[str(tmp_path / "a-run"), str(tmp_path / "b-run"), "--out", str(tmp_path / "report")]]
     assert "1 points: 1 finished" in capsys.readouterr().out
+    code = 2
+    with pytest.raises(SystemExit) as stop:
+        SweepRecord().on_multirun_end(config)
+    assert stop.value.code == 2 and "report: the report failed, see above" in capsys.readouterr().err
 
 
 def test_another_sweeper_plans_nothing() -> None:
