@@ -6,10 +6,10 @@ import os
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from rdtrain.coding.rans import has_numba
 from rdtrain.config import schema
+from rdtrain.config.check import section
 from rdtrain.config.targets import optimization_problems, target_problems
 from rdtrain.quiet import silence_libraries
 
@@ -28,9 +28,9 @@ def problems(raw: dict[str, Any]) -> list[str]:
     for name, node in _nodes(raw, "logger").items():
         ours = str(node.get("_target_")).startswith("rdtrain.")  # which nobody notices to be made
         found += target_problems(f"logger.{name}", node, dry_run=ours)
-    if (engine := _section(schema.Engine, raw, "engine")) is not None:
+    if (engine := section(schema.Engine, raw.get("engine"))) is not None:
         found += device_problems(engine)
-    infer, runner = _section(schema.Infer, raw, "infer"), _section(schema.Runner, raw, "runner")
+    infer, runner = section(schema.Infer, raw.get("infer")), section(schema.Runner, raw.get("runner"))
     if infer is not None and runner is not None and infer.real == "best" and runner.monitor.startswith("infer/"):
         found.append(
             f"infer.real=best: the best epoch is not known before infer with runner.monitor={runner.monitor}; "
@@ -48,7 +48,7 @@ def _nodes(raw: dict[str, Any], section: str) -> dict[str, dict[str, Any]]:
 def _model_problems(raw: dict[str, Any]) -> list[str]:
     from rdtrain.models import model_problems
 
-    model = _section(schema.Model, raw, "model")
+    model = section(schema.Model, raw.get("model"))
     if model is None or not isinstance(raw.get("hp"), dict):
         return []
     found = model_problems(model.name, model.quality, raw["hp"])
@@ -69,13 +69,16 @@ def _training_problems(raw: dict[str, Any]) -> list[str]:
     found: list[str] = []
     for name, node in callbacks.items():
         found += target_problems(f"callbacks.{name}", node, dry_run=False)
-    optimizer, scheduler = _section(schema.Optimizer, raw, "optimizer"), _section(schema.Scheduler, raw, "scheduler")
+    optimizer, scheduler = (
+        section(schema.Optimizer, raw.get("optimizer")),
+        section(schema.Scheduler, raw.get("scheduler")),
+    )
     if optimizer is None or scheduler is None:
         return found
     found += optimization_problems(
         {"net": optimizer.net, "aux": optimizer.aux}, {"net": scheduler.net, "aux": scheduler.aux}
     )
-    conv = _section(schema.Conv, raw, "conv")
+    conv = section(schema.Conv, raw.get("conv"))
     switches = conv is not None and conv.type == "spectral" and conv.switch.trigger != "never"
     return found or rehearse(optimizer, scheduler, conv.switch if switches else None, callbacks.values())
 
@@ -96,10 +99,3 @@ def device_problems(engine: schema.Engine) -> list[str]:
     if not engine.distributed and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return ["started by torchrun as one of several processes: type engine=ddp"]
     return []
-
-
-def _section(kind: type[Any], raw: dict[str, Any], name: str) -> Any:
-    try:
-        return kind.model_validate(raw.get(name))
-    except ValidationError:
-        return None

@@ -75,6 +75,22 @@ def _leaves(key: str, value: Any) -> list[str]:
     return [leaf for name, item in value.items() for leaf in _leaves(f"{key}.{name}", item)]
 
 
+def section(kind: type[Any], raw: Any) -> Any:
+    """Read a part of a configuration that may be wrong elsewhere.
+
+    Args:
+        kind: its schema.
+        raw: plain containers.
+
+    Returns:
+        The part, or None where it is wrong itself, which `check` tells.
+    """
+    try:
+        return kind.model_validate(raw)
+    except ValidationError:
+        return None
+
+
 def cross_check(config: Config) -> list[str]:
     """What each key allows and several together do not.
 

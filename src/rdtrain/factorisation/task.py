@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from rdtrain.config.check import section
 from rdtrain.config.experiment import Machine
 from rdtrain.data.scan import fingerprint
 from rdtrain.engine import Engine
@@ -49,11 +49,11 @@ def problems(raw: dict[str, Any]) -> list[str]:
     """
     found = _nothing_to_do(raw)
     for name, node in (raw.get("cases") or {}).items():
-        if (case := _section(Case, node)) is not None:
+        if (case := section(Case, node)) is not None:
             found += _case_problems(name, case)
-    if (machine := _section(Machine, raw.get("engine"))) is not None:
+    if (machine := section(Machine, raw.get("engine"))) is not None:
         found += device_problems(engine_section(machine))
-    if (model := _section(Model, raw.get("model"))) is not None and model.checkpoint is not None:
+    if (model := section(Model, raw.get("model"))) is not None and model.checkpoint is not None:
         found += _told(lambda: load_subject(Path(model.checkpoint), model.name))
         found += _told(lambda: _images(model))
     mapped = (raw.get("map") or {}).get("case")
@@ -67,13 +67,6 @@ def _nothing_to_do(raw: dict[str, Any]) -> list[str]:
     if raw.get("cases") or any((raw.get(section) or {}).get(key) for section, key in keys):
         return []
     return ["there is nothing to factorise: type model.checkpoint=RUN, or experiment=factorisation/filters"]
-
-
-def _section(kind: Any, raw: Any) -> Any:
-    try:
-        return kind.model_validate(raw)
-    except ValidationError:
-        return None
 
 
 def _told(work: Any) -> list[str]:

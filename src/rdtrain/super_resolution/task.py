@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from rdtrain.config.check import section
 from rdtrain.config.experiment import Machine
 from rdtrain.conv.convert import to_plain
 from rdtrain.engine import Engine, make_engine
@@ -38,7 +38,7 @@ def problems(raw: dict[str, Any]) -> list[str]:
     Returns:
         One sentence for every mistake.
     """
-    machine, data, train = (_section(kind, raw, name) for kind, name in
+    machine, data, train = (section(kind, raw.get(name)) for kind, name in
                             ((Machine, "engine"), (Data, "data"), (Train, "train")))  # fmt: skip
     found = [] if machine is None else device_problems(engine_section(machine))
     if data is not None and data.name == "photos" and data.root is not None:
@@ -47,13 +47,6 @@ def problems(raw: dict[str, Any]) -> list[str]:
         return found if data is None or train is None else found + _size_problems(find(data), train)
     except UserError as error:
         return found + error.problems
-
-
-def _section(kind: Any, raw: dict[str, Any], name: str) -> Any:
-    try:
-        return kind.model_validate(raw.get(name))
-    except ValidationError:
-        return None
 
 
 def _size_problems(found: Found, train: Train) -> list[str]:
