@@ -28,10 +28,12 @@ from rdtrain.conv.optimizers import innermost
 from rdtrain.data.sampler import CropSampler
 from rdtrain.data.store import ImageStore
 from rdtrain.early_stop import BestSoFar
-from rdtrain.engine import autocast, mend_bottlenecks
+from rdtrain.engine import autocast
+from rdtrain.entropy.mended import mend_bottlenecks
 from rdtrain.entropy.quantizer import noise_terms
 from rdtrain.errors import UserError
 from rdtrain.evaluation import ImageRow, evaluate_image, evaluation_copy, forward_variants, mean_row
+from rdtrain.gdn import normalize_in_blocks
 from rdtrain.health import Diverged, Event, StepGuard, nonfinite_gradients
 from rdtrain.infer_plan import Budget, real_policy
 from rdtrain.interruption import Interruption
@@ -126,6 +128,7 @@ class ImageCompressionRunner(dl.Runner):
         """
         model = super().get_model()
         mend_bottlenecks(model)
+        normalize_in_blocks(model)
         if self.engine.num_processes > 1:
             keep_quantiles_local(model)
         return model
@@ -222,6 +225,9 @@ class ImageCompressionRunner(dl.Runner):
         converted = to_plain(net, [self.optimizer["net"]], moments, shadow)
         if self.ema is not None:
             to_plain(self.ema.module)
+        if self.config.engine.channels_last:  # the new kernels too, as a run that continues will have them
+            for model in (net, *([] if self.ema is None else [self.ema.module])):
+                model.to(memory_format=torch.channels_last)
         if self.engine.num_processes > 1:
             # The reducer of DistributedDataParallel keeps the old parameters, and ranks would drift apart silently.
             self.engine._models.clear()

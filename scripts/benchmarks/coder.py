@@ -113,27 +113,35 @@ def case_f2(options: Options) -> list[Row]:
         options: of the user.
 
     Returns:
-        A row for each model, with what its bits and reconstructions differ by.
+        Two rows for each model, with and without its transforms, and what bits and reconstructions differ by.
     """
     rows = []
     for name in _CONTEXT:
         channels = 16 if options.quick else 192
         height, width, count = (64, 128, 2) if options.quick else (256, 384, 4)
         x = _crops(options, height, width, count)
-        model = _context_model(name, channels)
-        fast = copy.deepcopy(model)
+        stock = _context_model(name, channels).to(memory_format=torch.contiguous_format)
+        fast = evaluation_copy(stock)
         use_coding_order(fast, WAVEFRONT)
         use_coder(fast, "auto")
-        sides = {
-            "CompressAI": partial(timed, partial(_one_by_one, model, x)),
-            "rdtrain": partial(timed, partial(_together, fast, x)),
-        }
-        times = in_turn(sides, options.turns(5), f"F2, {name}", warm_up=not options.quick)
+        with torch.no_grad():
+            y = stock.g_a(x)
         what = f"{name} N={channels}: compress and decompress of {count} images of {width}x{height}"
-        rows.append(Row("F2", what, "CompressAI, image by image", "times as fast", 5.0, True,
-                        ratios(times["CompressAI"], times["rdtrain"]), medians(times),
-                        _difference(_one_by_one(model, x), _together(fast, x))))  # fmt: skip
+        rows.append(_context_row(options, what, stock, fast, x))
+        for model in (stock, fast):
+            model.g_a = model.g_s = nn.Identity()
+        rows.append(_context_row(options, f"{what}, without g_a and g_s", stock, fast, y))
     return rows
+
+
+def _context_row(options: Options, what: str, stock: Any, fast: Any, x: Tensor) -> Row:
+    calls = {"CompressAI": partial(_one_by_one, stock, x), "rdtrain": partial(_together, fast, x)}
+    times = in_turn(
+        {side: partial(timed, call) for side, call in calls.items()}, options.turns(5), "F2", warm_up=not options.quick
+    )
+    difference = _difference(*(call() for call in calls.values()))
+    return Row("F2", what, "CompressAI, image by image", "times as fast", 5.0, True,
+               ratios(times["CompressAI"], times["rdtrain"]), medians(times), difference)  # fmt: skip
 
 
 def _context_model(name: str, channels: int) -> Any:

@@ -19,7 +19,8 @@ from rdtrain.config.schema import Config, Target
 from rdtrain.config.targets import WHOLE_RUN, make
 from rdtrain.data.loaders import make_loaders
 from rdtrain.data.store import ImageStore
-from rdtrain.engine import choose_device, keep_entropy_models_in_float32
+from rdtrain.engine import choose_device
+from rdtrain.entropy.precision import keep_entropy_models_in_float32
 from rdtrain.entropy.quantizer import use_quantizer
 from rdtrain.errors import UserError
 from rdtrain.evaluation import stride

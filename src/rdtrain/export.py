@@ -13,7 +13,7 @@ from rdtrain import checkpoint
 from rdtrain.config.schema import Config
 from rdtrain.errors import UserError
 from rdtrain.evaluation import evaluation_copy
-from rdtrain.files import write_atomically, write_tensors
+from rdtrain.files import write_bytes, write_tensors
 from rdtrain.models import judged_weights, load_weights, make_model, read_weights
 from rdtrain.weights import SAFETENSORS
 
@@ -55,10 +55,11 @@ def export_model(config: Config, checkpoint_path: Path, path: Path) -> None:
         checkpoint_path: whose weights.
         path: the file; `FactorizedPrior.from_state_dict(torch.load(path))` and its siblings read it.
     """
-    tensors = evaluation_copy(judged_model(config, checkpoint_path)).state_dict()
+    state = evaluation_copy(judged_model(config, checkpoint_path)).state_dict()
+    tensors = {name: value.contiguous() for name, value in state.items()}
     write_tensors(path, tensors)
-    whole = save({name: value.contiguous() for name, value in tensors.items()}, metadata(config))
-    write_atomically(path.with_suffix(SAFETENSORS), lambda file: file.write(whole))
+    whole = save(tensors, metadata(config))
+    write_bytes(path.with_suffix(SAFETENSORS), whole)
 
 
 def metadata(config: Config) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rdtrain.config.schema import Config
-from rdtrain.engine import keep_entropy_models_in_float32
+from rdtrain.entropy.precision import keep_entropy_models_in_float32
 from rdtrain.models import build_model
 from rdtrain.train import train
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rdtrain.quick_catalyst import import_catalyst
 from rdtrain.quiet import silence_libraries
 
 if TYPE_CHECKING:
@@ -74,5 +75,6 @@ def program_of(raw: Mapping[str, Any]) -> ModuleType:
         completed and its run folder; and `run(config, overrides)`, which returns the folder.
     """
     silence_libraries()
+    import_catalyst()
     task = task_of(raw)
     return import_module("rdtrain.compression" if task == TRAIN else f"rdtrain.{task}.task")

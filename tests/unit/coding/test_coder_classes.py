@@ -18,7 +18,8 @@ from rdtrain import preflight
 from rdtrain.coding import classes, rans
 from rdtrain.coding.classes import tables_of, use_coder
 from rdtrain.config.schema import Config
-from rdtrain.engine import keep_entropy_models_in_float32, mend_bottlenecks
+from rdtrain.entropy.mended import mend_bottlenecks
+from rdtrain.entropy.precision import keep_entropy_models_in_float32
 from rdtrain.entropy.stable import use_stable_likelihood
 from rdtrain.evaluation import evaluation_copy
 from rdtrain.probes import LatentOverflow, Probe

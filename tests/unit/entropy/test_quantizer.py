@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rdtrain import build
 from rdtrain.config.schema import Config
-from rdtrain.engine import keep_entropy_models_in_float32
+from rdtrain.entropy.precision import keep_entropy_models_in_float32
 from rdtrain.entropy.quantizer import noise_terms, use_quantizer
 from rdtrain.evaluation import evaluation_copy
 
