@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from catalyst import dl
-from matplotlib.figure import Figure
 from PIL import Image
 from rdtrain.callbacks.tensorboard_log import TensorBoardLog
 from rdtrain.runners import ImageCompressionRunner
@@ -20,14 +18,14 @@ from rdtrain.entropy.page import sections
 from rdtrain.entropy.study import Study, study
 from rdtrain.eval.models import Subject
 from rdtrain.evaluation import evaluation_copy
-from rdtrain.files import write_atomically
+from rdtrain.files import write_bytes
 from rdtrain.latents import Shown
+from rdtrain.report.figures import png
 from rdtrain.report.html import Section
 from rdtrain.report.rd_path import about
 from rdtrain.report.runs import Run
 from rdtrain.report.tables import Table
 
-_DPI = 90
 _DRAWN_BY_FIGURES = ("quantiles-", "scales-")
 
 
@@ -66,9 +64,9 @@ class EntropyReport(dl.Callback):
             return
         made = sections(self._study(runner, shown), self.channels)
         plots = [plot for section in made for plot in section.plots if not plot.name.startswith(_DRAWN_BY_FIGURES)]
-        pngs = {plot.name: _png(plot.figure) for plot in plots}
-        for name, png in pngs.items():
-            _save(png, runner.folder.figures / f"entropy-{name}.png")
+        pngs = {plot.name: png(plot.figure) for plot in plots}
+        for name, drawn in pngs.items():
+            write_bytes(runner.folder.figures / f"entropy-{name}.png", drawn)
         writer = _writer(runner)
         if writer is not None:
             _show(writer, pngs, made, runner.steps)
@@ -86,24 +84,14 @@ def _images(shown: Sequence[Shown], runner: ImageCompressionRunner) -> Iterator[
         yield one.name, one.x[None].to(runner.engine.device).float().div_(255)
 
 
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI)
-    return file.getvalue()
-
-
-def _save(png: bytes, path: Path) -> None:
-    write_atomically(path, lambda file: file.write(png))
-
-
 def _writer(runner: ImageCompressionRunner) -> SummaryWriter | None:
     logs = [callback for callback in runner.callbacks.values() if isinstance(callback, TensorBoardLog)]
     return logs[0].writer if logs else None
 
 
 def _show(writer: SummaryWriter, pngs: Mapping[str, bytes], made: Sequence[Section], step: int) -> None:
-    for name, png in pngs.items():
-        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    for name, drawn in pngs.items():
+        pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB"))
         writer.add_image(f"entropy/{name}", pixels, step, dataformats="HWC")
     for table in (table for section in made for table in section.tables):
         writer.add_text(f"entropy/{table.name}", markdown(table), step)

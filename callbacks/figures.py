@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from catalyst import dl
 from matplotlib.figure import Figure
 from rdtrain.runners import ImageCompressionRunner
 
 from rdtrain.densities import bottlenecks, density
-from rdtrain.files import write_atomically
+from rdtrain.files import write_bytes
 from rdtrain.latents import Shown, absolute_error, highest, mean_bottleneck_bpp, mean_channel_bpp
 from rdtrain.report.curve_figures import loss_figures, lr_figure
-from rdtrain.report.figures import slug
+from rdtrain.report.figures import png, save_png, slug
 from rdtrain.report.latent_figures import channel_rate_figure, density_figure, feature_map_figure, scale_figure
 from rdtrain.report.naming import curve_names
 from rdtrain.report.rd_path import about, rd_path_figure
 from rdtrain.report.runs import Run, read_run
-
-_DPI = 90
 
 
 class Figures(dl.Callback):
@@ -60,10 +56,10 @@ class Figures(dl.Callback):
         if shown := runner.shown[: self.images]:
             if runner.keeps_images:
                 figures |= self._of_latents(runner, shown, subject)
-            _save(_png(reconstruction_figure(shown, subject)), runner.folder.figures / "reconstructions.png")
-        runner.drawn = {name: _png(figure) for name, figure in figures.items()}
-        for name, png in runner.drawn.items():
-            _save(png, runner.folder.figures / f"{name}.png")
+            save_png(reconstruction_figure(shown, subject), runner.folder.figures / "reconstructions.png")
+        runner.drawn = {name: png(figure) for name, figure in figures.items()}
+        for name, drawn in runner.drawn.items():
+            write_bytes(runner.folder.figures / f"{name}.png", drawn)
 
     def _of_run(self, runner: ImageCompressionRunner) -> dict[str, Figure]:
         if not runner.folder.metrics.exists():  # the run does without its CSV log
@@ -74,7 +70,7 @@ class Figures(dl.Callback):
         curves = {"loss": loss_figures([run], names, "step")[0], "learning-rate": lr_figure([run], names)}
         for name, plot in curves.items():
             if plot is not None:
-                _save(_png(plot.figure), runner.folder.figures / f"{name}.png")
+                save_png(plot.figure, runner.folder.figures / f"{name}.png")
         plane = rd_path_figure(run)
         return {} if plane is None else {plane.name: plane.figure}
 
@@ -96,16 +92,6 @@ class Figures(dl.Callback):
                 first.latents.y_hat, channels, bpp["y"][channels], f"y_hat of image {first.name}\n{subject}"
             )
         return figures
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI)
-    return file.getvalue()
-
-
-def _save(png: bytes, path: Path) -> None:
-    write_atomically(path, lambda file: file.write(png))
 
 
 def reconstruction_figure(shown: Sequence[Shown], title: str) -> Figure:

@@ -15,7 +15,7 @@ from rdtrain.runners import ImageCompressionRunner
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.hooks import RemovableHandle
 
-from rdtrain.files import write_atomically, write_text
+from rdtrain.files import write_bytes, write_text
 
 _FORWARD = "forward "
 # What torch calls the parts of a step: our words, how its names begin.
@@ -237,4 +237,4 @@ def _write_trace(recorded: profile, path: Path) -> None:
         whole = Path(folder, "trace.json")
         recorded.export_chrome_trace(str(whole))
         content = gzip.compress(whole.read_bytes())
-    write_atomically(path, lambda file: file.write(content))
+    write_bytes(path, content)

@@ -31,6 +31,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file atomically.
+
+    Args:
+        path: final name.
+        content: of the file.
+    """
+    write_atomically(path, lambda file: file.write(content))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically.
 
@@ -38,7 +48,7 @@ def write_text(path: Path, text: str) -> None:
         path: final name.
         text: its content.
     """
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -60,7 +70,7 @@ def write_tensors(path: Path, content: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()  # torch.save hides why a disk refuses
     torch.save(content, buffer)
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+    write_bytes(path, buffer.getbuffer())
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

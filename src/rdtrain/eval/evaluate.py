@@ -24,7 +24,7 @@ from rdtrain.eval.images import TestImage, read_image
 from rdtrain.eval.models import Identity, Subject, identity
 from rdtrain.eval.results import result, write_png, write_results
 from rdtrain.evaluation import ImageRow, evaluate_image, mean_row, padding, stride
-from rdtrain.files import write_atomically
+from rdtrain.files import write_bytes
 from rdtrain.losses import RateDistortionLoss
 
 _UNKNOWN = RateDistortionLoss(1.0)  # stands in where no lambda is known; its losses are left out
@@ -144,7 +144,7 @@ def write_stream(path: Path, stream: bitstream.Bitstream) -> None:
         stream: its content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(bitstream.pack(stream)))
+    write_bytes(path, bitstream.pack(stream))
 
 
 def _ledger(subject: Subject, model: Any, image: TestImage, mode: str, device: torch.device) -> ImageRow:

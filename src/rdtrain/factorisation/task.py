@@ -31,9 +31,9 @@ from rdtrain.factorisation.schema import Case, Config, Model, Search
 from rdtrain.factorisation.toy import diverging_share
 from rdtrain.losses import RateDistortionLoss
 from rdtrain.preflight import device_problems
+from rdtrain.report.figures import save_png
 from rdtrain.run_folder import RunFolder
 
-_DPI = 110
 _LARGEST = targets.CANVAS - 1
 _UNKNOWN = RateDistortionLoss(0.01)  # of a stock model, whose loss is not reported
 
@@ -153,7 +153,7 @@ def _work(config: Config, record: Record, engine: Engine, writer: SummaryWriter)
 
 
 def _save(record: Record, name: str, figure: Figure) -> None:
-    figure.savefig(record.folder.figures / f"{name}.png", dpi=_DPI)
+    save_png(figure, record.folder.figures / f"{name}.png")
 
 
 def _canvas(case: Case) -> targets.Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,7 @@ from rdtrain.jpeg.data import MEAN, STD, Digits, normalised
 from rdtrain.report.figures import COLOURS, legend_below, new_figure
 
 _SHOWN = 10  # images a row
-_DPI = 110
 Rows = Sequence[Mapping[str, Any]]
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure.
-
-    Args:
-        figure: the figure.
-        path: a PNG file in a folder that exists.
-    """
-    figure.savefig(path, dpi=_DPI)
 
 
 def image_figure(digits: Digits, codec: Codec, name: str) -> Figure:

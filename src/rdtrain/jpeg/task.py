@@ -23,6 +23,7 @@ from rdtrain.jpeg.schema import Config, Data
 from rdtrain.jpeg.training import accuracy, logits_of, make_classifier, train_classifier
 from rdtrain.kernels.forms import OnEpoch, Row, compare_forms, form_figure
 from rdtrain.preflight import device_problems
+from rdtrain.report.figures import save_png
 from rdtrain.run_folder import RunFolder
 
 
@@ -104,7 +105,7 @@ def _work(config: Config, digits: Digits, record: Record, engine: Engine, writer
     for note in digits.notes:
         record.warn(note)
     codec = Codec(table(config.jpeg.table))
-    figures.save(figures.image_figure(digits, codec, config.data.name), record.folder.figures / "images.png")
+    save_png(figures.image_figure(digits, codec, config.data.name), record.folder.figures / "images.png")
     codec.to(engine.device)
     model = _train(config, digits, record, engine, writer)
     write_tensors(record.folder.exported, {name: value.cpu() for name, value in model.state_dict().items()})
@@ -113,9 +114,7 @@ def _work(config: Config, digits: Digits, record: Record, engine: Engine, writer
     if config.relu.blocks:
         rows = approximation_errors(config.relu.blocks, config.seed)
         record.table("approximation", rows)
-        figures.save(
-            figures.approximation_figure(rows, config.relu.blocks), record.folder.figures / "approximation.png"
-        )
+        save_png(figures.approximation_figure(rows, config.relu.blocks), record.folder.figures / "approximation.png")
     _sweep_qualities(config, digits, model, codec, record)
     _measure_cost(config, digits, model, codec, record)
     _compare_forms(config, digits, record)
@@ -177,7 +176,7 @@ def _sweep_frequencies(config: Config, digits: Digits, model: nn.Module, codec: 
     if rows:
         record.table("n_freqs", rows)
         record.final |= {f"accuracy/{row['network']}/n_freqs_{row['n_freqs']}": row["accuracy"] for row in rows}
-        figures.save(figures.frequency_figure(rows, config.data.name), record.folder.figures / "n_freqs.png")
+        save_png(figures.frequency_figure(rows, config.data.name), record.folder.figures / "n_freqs.png")
 
 
 def _retrained(config: Config, digits: Digits, model: nn.Module) -> nn.Module:
@@ -193,7 +192,7 @@ def _sweep_qualities(config: Config, digits: Digits, model: nn.Module, codec: Co
     record.table("quality", rows)
     record.final |= {f"accuracy/quality_{row['quality']}": float(row["accuracy"]) for row in rows}
     figure = figures.quality_figure(rows, config.data.name, record.final["accuracy/coefficients"])
-    figures.save(figure, record.folder.figures / "quality.png")
+    save_png(figure, record.folder.figures / "quality.png")
 
 
 def _measure_cost(config: Config, digits: Digits, model: nn.Module, codec: Codec, record: Record) -> None:
@@ -208,7 +207,7 @@ def _measure_cost(config: Config, digits: Digits, model: nn.Module, codec: Codec
     for row in rows:
         if str(row["way"]).startswith("coefficients") and float(row["of_pixels"]) < 1:
             record.warn(f"{row['task']} on {row['way']}: {row['of_pixels']:.2g} of the images a second on pixels")
-    figures.save(figures.timing_figure(rows, str(codec.q.device)), record.folder.figures / "timing.png")
+    save_png(figures.timing_figure(rows, str(codec.q.device)), record.folder.figures / "timing.png")
 
 
 def _compare_forms(config: Config, digits: Digits, record: Record) -> None:
@@ -221,4 +220,4 @@ def _compare_forms(config: Config, digits: Digits, record: Record) -> None:
         record.table("forms", rows)
         title = f"{config.data.name}: the same classifier with kernels stored in other forms"
         labels = {quantity: f"{quantity} on test images" for quantity in ("loss", "accuracy")}
-        figures.save(form_figure(rows, title, labels), record.folder.figures / "forms.png")
+        save_png(form_figure(rows, title, labels), record.folder.figures / "forms.png")

@@ -17,7 +17,6 @@ from rdtrain.kernels.schema import Config
 from rdtrain.kernels.targets import Target
 from rdtrain.report.figures import COLOURS, Plot, legend_below, new_figure
 
-DPI = 110
 _STEPS = "optimizer steps"
 _QUANTITIES = {"loss": "mean squared error of the outputs", "kernel_error": "relative error of the kernels"}
 _DECADES = 1.5  # of the heat map's colours, in either direction

@@ -86,6 +86,7 @@ def write_leaderboard(fits: Sequence[Path], out: Path) -> str:
     from rdtrain.kernels import figures, results
     from rdtrain.kernels.arms import is_control
     from rdtrain.kernels.ranking import VERDICTS, VERDICTS_ALONE, Cell, leaders, standing_rows, standings
+    from rdtrain.report.figures import save_png
 
     per_fit = {fit: results.read_results(fit / "figures" / f"{results.NAME}.csv") for fit in fits}
     cells = {fit: Cell(one.target, one.inputs, one.optimizer, one.lr) for fit, (one, *_) in per_fit.items()}
@@ -111,7 +112,7 @@ def write_leaderboard(fits: Sequence[Path], out: Path) -> str:
     heat = f"Final relative kernel error, ratio to plain, geometric mean of {seeds} seeds ({star})"
     curves = f"Relative kernel error against steps, geometric mean and range of {seeds} seeds"
     for plot in (figures.heat_map("heat-map", heat, found), figures.curve_grid("curves", curves, traces)):
-        plot.figure.savefig(out / f"{plot.name}.png", dpi=figures.DPI)
+        save_png(plot.figure, out / f"{plot.name}.png")
     return f"{aligned(table)}\nleaderboard: {out}"
 
 

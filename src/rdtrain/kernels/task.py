@@ -30,6 +30,7 @@ from rdtrain.kernels.measures import frequency_error
 from rdtrain.kernels.ranking import standing_rows, standings
 from rdtrain.kernels.schema import Config
 from rdtrain.kernels.targets import Target, default_kernels, make_target
+from rdtrain.report.figures import save_png
 from rdtrain.run_folder import RunFolder
 from rdtrain.runners.kernel_fitting import KernelFittingRunner
 
@@ -182,7 +183,7 @@ def _draw(config: Config, target: Target, record: Record, names: list[str], bank
         figures.frequency_maps("frequencies", title, dict(zip(names, errors, strict=True))),
     ]
     for plot in plots:
-        plot.figure.savefig(record.folder.figures / f"{plot.name}.png", dpi=figures.DPI)
+        save_png(plot.figure, record.folder.figures / f"{plot.name}.png")
 
 
 class FitLog(dl.Callback):

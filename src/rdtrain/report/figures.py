@@ -17,11 +17,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from rdtrain.files import write_bytes
+
 # Okabe and Ito's colours, which people with colour vision deficiency tell apart, in an order for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C510A", "#000000")
 GREYS = ("#888888", "#6A3D9A", "#444444")  # of published curves, each with several line styles
 MARKER = {"real": "o", "forward": "s"}
 PAPER_DPI = 300
+SCREEN_DPI = 100
 _LETTER = 0.064  # mean width of a letter of a legend, inches
 
 
@@ -73,6 +76,30 @@ class Plot:
         svg.write_bytes(self.svg)
         self.figure.savefig(png, dpi=PAPER_DPI)
         return [png, svg]
+
+
+def png(figure: Figure) -> bytes:
+    """Draw a figure for screens.
+
+    Args:
+        figure: the figure.
+
+    Returns:
+        The content of a PNG file.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=SCREEN_DPI)
+    return buffer.getvalue()
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure for screens.
+
+    Args:
+        figure: the figure.
+        path: of the PNG file, in a folder that exists.
+    """
+    write_bytes(path, png(figure))
 
 
 def room_for(texts: Sequence[str]) -> float:

@@ -20,13 +20,12 @@ from rdtrain.files import write_tensors
 from rdtrain.kernels.forms import OnEpoch, Row, compare_forms, form_figure, make_adam, store_kernels
 from rdtrain.metrics import psnr
 from rdtrain.preflight import device_problems
+from rdtrain.report.figures import save_png
 from rdtrain.run_folder import RunFolder
 from rdtrain.runners.super_resolution import SuperResolutionRunner
 from rdtrain.super_resolution.data import Found, WholeImages, describe, find, make_loaders
 from rdtrain.super_resolution.model import SCALE, SmallSuperResolution, bicubic, halved
 from rdtrain.super_resolution.schema import LEAST_PATCH, Config, Data, Train
-
-_DPI = 110
 
 
 def problems(raw: dict[str, Any]) -> list[str]:
@@ -178,7 +177,7 @@ def _compare_forms(config: Config, found: Found, interpolated: float, record: Re
     record.table("forms", rows)
     title = f"{config.data.name}: images doubled by a network with kernels stored in other forms"
     labels = {"loss": "mean squared error on test images", "gain": "PSNR above bicubic [dB]"}
-    form_figure(rows, title, labels).savefig(record.folder.figures / "forms.png", dpi=_DPI)
+    save_png(form_figure(rows, title, labels), record.folder.figures / "forms.png")
 
 
 def with_gain(row: Row, interpolated: float) -> dict[str, Any]:

@@ -93,14 +93,15 @@ SQUARE = {"lambda1": 0.1, "admissibility": "square", "restarts": 50, "seed": 0}
         ("lh", 1, 5, {"lmbda": 5000, "lambda2": 1, "lr": 5e-3, "iterations": 50}, 4.48e-4, 0),
         ("lh", 3, 3, {"lmbda": 500, "lambda2": 1, "lr": 5e-3, "iterations": 100}, 5.2e-5, 41),
         ("lh", 2, 3, {"lmbda": 5000, "lambda2": 1, "lr": 5e-3, "iterations": 50}, 0.1706, 50),
-        ("ll", 2, 3, {"lmbda": 100, "lambda2": 0, "lr": 5e-2, "iterations": 50}, 1.68e-2, 0),
+        ("ll", 2, 3, {"lmbda": 1000, "lambda2": 0, "lr": 5e-3, "iterations": 100}, 1.648e-2, 0),
+        ("ll", 2, 3, {"lmbda": 100, "lambda2": 0, "lr": 5e-2, "iterations": 50}, 1.677e-2, 0),
     ],
 )
 def test_gradient_descent_with_the_sources_settings(
     name: str, n: int, k: int, setting: dict[str, float], expected: float, diverged: int
 ) -> None:
     found = descend(target(name), n, k, Setting(**{**SQUARE, **setting}))  # type: ignore[arg-type]
-    assert found.mse == pytest.approx(expected, rel=0.02)
+    assert found.mse == pytest.approx(expected, rel=0.002 if name == "ll" else 0.02)
     assert abs(found.diverged - diverged) <= 1  # a restart on the edge may fall to the other side on another CPU
     assert found.steps == n * setting["iterations"] and len(found.trace) == found.steps + 1
     assert found.mse >= floor(target(name).numpy(), chain.support(n, k)) - 1e-9
