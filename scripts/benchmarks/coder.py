@@ -49,7 +49,7 @@ def case_f1(options: Options) -> list[Row]:
                 model, work = make(n_images, shape)
                 fast = copy.deepcopy(model)
                 if not use_coder(fast, "auto"):
-                    raise UserError("case F1 needs the fast coder: type pip install 'rdtrain[fast]'")
+                    raise UserError("case F1 needs the fast coder: type pip install '.[fast]'")
                 same(work(model), work(fast))
                 sides = {"CompressAI": partial(work, model), "rdtrain": partial(work, fast)}
                 timers = {side: partial(timed, call) for side, call in sides.items()}

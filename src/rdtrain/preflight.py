@@ -57,7 +57,7 @@ def _model_problems(raw: dict[str, Any]) -> list[str]:
     if model.coder == "numba" and not has_numba():
         found.append(
             "model.coder=numba: numba is not installed, or does not fit this NumPy; "
-            "type model.coder=auto, or pip install 'rdtrain[fast]'"
+            "type model.coder=auto, or pip install '.[fast]' in rdtrain's folder"
         )
     return found
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'rdtrain[ray]'")
+pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install '.[ray]'")
 
 from sweeps import begun, differences, ended, holder, parts, runs, statuses
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("optuna", reason="pip install 'rdtrain[search]'")
+pytest.importorskip("optuna", reason="pip install '.[search]'")
 
 from sweeps import begun, runs, statuses, sweep
 

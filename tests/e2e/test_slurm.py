@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'rdtrain[slurm]'")
+pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install '.[slurm]'")
 
 from slurm_cluster import Cluster, cluster, missing
 from sweeps import begun, differences, ended, holder, parts, runs, statuses, sweep, trained_steps

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'rdtrain[slurm]'")
+pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install '.[slurm]'")
 
 from rdtrain.errors import UserError
 from rdtrain.slurm import SlurmLauncher, largest_array, sbatch_options, shares

@@ -318,7 +318,7 @@ def _reason(error: BaseException) -> str:
             return f"{said.rstrip('.')}: {name} is null or not there"
         return f"{said.rstrip('.')}; {suggestion(name, known_keys())}"
     if named := re.search(r"Could not (?:find|load) 'hydra/launcher/(?:submitit_)?(\w+)'", said):
-        return f"launcher={named[1]}: its package is not installed; type pip install 'rdtrain[{named[1]}]'"
+        return f"launcher={named[1]} needs a package: type pip install '.[{named[1]}]' in rdtrain's folder"
     if named := re.match(r"Multiple values for (\S+)\.", said):
         return f"+{named[1]}: this group has an option already; type {named[1]}=OPTION"
     return said

@@ -174,7 +174,7 @@ def _typed(config: DictConfig) -> tuple[list[str], Config]:
     if len(batch) != 1:
         raise UserError("a search varies what it searches for and nothing else: give every other key one value")
     if find_spec("optuna") is None:
-        raise UserError("search=: its package is not installed; type pip install 'rdtrain[search]'")
+        raise UserError("search= needs a package: type pip install '.[search]' in rdtrain's folder")
     return batch[0], checked_point(config, batch[0])
 
 

@@ -27,7 +27,7 @@ from rdtrain.run_folder import run_id
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.skipif(not rans.has_numba(), reason="numba is not installed: pip install 'rdtrain[fast]'"),
+    pytest.mark.skipif(not rans.has_numba(), reason="numba is not installed: pip install '.[fast]'"),
 ]
 
 

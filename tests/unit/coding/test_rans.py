@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rdtrain.coding.rans import LARGEST_RAW, TOTAL, Coder, Decoder, Ints, Tables, encode, has_numba, reciprocals
 
-needs_numba = pytest.mark.skipif(not has_numba(), reason="numba is not installed: pip install 'rdtrain[fast]'")
+needs_numba = pytest.mark.skipif(not has_numba(), reason="numba is not installed: pip install '.[fast]'")
 CODERS = [pytest.param("numba", marks=needs_numba), "compressai"]
 EMPTY = 2**31
 

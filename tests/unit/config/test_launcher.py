@@ -87,7 +87,7 @@ def test_a_package_that_is_not_installed_is_a_sentence(name: str, monkeypatch: p
     monkeypatch.delitem(stored, {"slurm": "submitit_slurm"}.get(name, name) + ".yaml", raising=False)
     monkeypatch.setitem(sys.modules, f"hydra_plugins.{PLUGINS[name]}", None)
     (sentence,) = _problems(f"launcher={name}")
-    assert sentence == f"launcher={name}: its package is not installed; type pip install 'rdtrain[{name}]'"
+    assert sentence == f"launcher={name} needs a package: type pip install '.[{name}]' in rdtrain's folder"
 
 
 @pytest.mark.parametrize(

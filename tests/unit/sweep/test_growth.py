@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'rdtrain[slurm]'")
+pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install '.[slurm]'")
 
 from hydra import initialize_config_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl

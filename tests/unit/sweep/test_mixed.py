@@ -47,7 +47,7 @@ def _train(raw: dict[str, Any]) -> None:
 def test_each_point_is_named_for_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("optuna", reason="pip install 'rdtrain[search]'")
+    pytest.importorskip("optuna", reason="pip install '.[search]'")
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # and so it is again afterwards
     (plain,) = _planned(tmp_path, "train", TINY)
     (tried,) = _planned(tmp_path, "train", [*TINY, "search=lr"], ["++optimizer.net.lr=0.002"])

@@ -89,7 +89,7 @@ def test_one_of_each_choice_is_looked_at_and_none_that_is_finished(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
 def test_devices_are_those_of_the_machine_that_jobs_run_on(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'rdtrain[slurm]'")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install '.[slurm]'")
     with pytest.raises(UserError, match="torch sees no cuda device"):
         _planned(tmp_path / "local", "engine.device=cuda")
     assert len(_planned(tmp_path / "slurm", "engine.device=cuda", "launcher=slurm")) == 1

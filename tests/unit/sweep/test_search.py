@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("optuna", reason="pip install 'rdtrain[search]'")
+pytest.importorskip("optuna", reason="pip install '.[search]'")
 
 from rdtrain.sweep.search import Goal, Search
 from rdtrain.sweep.search_record import write_search
