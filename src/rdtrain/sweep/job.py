@@ -50,7 +50,7 @@ def run_job(folder: Path, point_id: str, train: Callable[[dict[str, Any]], objec
         raise
     finally:
         with suppress(OSError, UserError):  # a damaged plan has been told by now
-            refresh_status(plan)
+            refresh_status(plan, point_id)
 
 
 def _check_code(point: Point, run: Path, policy: str) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -93,16 +94,26 @@ def write_status(plan: Plan) -> list[Row]:
     return rows
 
 
-def refresh_status(plan: Plan) -> None:
+def refresh_status(plan: Plan, ended: str) -> None:
     """Write `status.csv` unless it is new and another job will: not every one is to read all points of a large sweep.
 
     Args:
         plan: of the sweep, to which more points may have come since it was read.
+        ended: id of the point whose job asks.
     """
     path = plan.folder / "status.csv"
     age = time.time() - path.stat().st_mtime if path.is_file() else math.inf
-    if age > len(plan.points) / _POINTS_PER_S or not any(is_held(plan.folder / point.run) for point in plan.points):
+    if age > len(plan.points) / _POINTS_PER_S or not _is_any_held(plan, ended):
+        if path.is_file():
+            os.utime(path)  # jobs that end meanwhile leave it to this one
         write_status(Plan.read(plan.folder))
+
+
+def _is_any_held(plan: Plan, ended: str) -> bool:
+    # Jobs begin in the plan's order, so what runs beside this one stands next to it: first those behind it.
+    place = next((index for index, point in enumerate(plan.points) if point.id == ended), 0)
+    near = [*plan.points[place:], *plan.points[:place][::-1]]
+    return any(is_held(plan.folder / point.run) for point in near)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -111,13 +111,45 @@ def test_a_job_does_not_read_all_points_when_another_one_just_did(
     file = tmp_path / "status.csv"
     write_status(Plan(tmp_path, plan.points[:5]))
     written = file.stat().st_mtime_ns
-    refresh_status(plan)
+    refresh_status(plan, "7")
     assert file.stat().st_mtime_ns == written  # newer than a minute, a hundredth of 6000 s
     monkeypatch.setattr(looking, "is_held", lambda folder: False)
-    refresh_status(plan)
+    refresh_status(plan, "7")
     assert len(file.read_text().splitlines()) == 6001  # nobody is left to write it later
     monkeypatch.setattr(looking, "is_held", lambda folder: folder.name == "5999-run")
     write_status(Plan(tmp_path, plan.points[:5]))
     os.utime(file, (0, file.stat().st_mtime - 61))
-    refresh_status(plan)
+    refresh_status(plan, "7")
     assert len(file.read_text().splitlines()) == 6001
+
+
+@pytest.mark.parametrize(("ended", "looks"), [("700", 3), ("999", 298)])  # what still runs stands behind it, or before
+def test_a_job_asks_for_the_locks_beside_it_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: str, looks: int
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(looking, "is_held", lambda folder: (asked.append(folder.name), folder.name == "702-run")[1])
+    plan = Plan(tmp_path, tuple(Point(f"{i}", f"{i}-run", (), "0" * 12) for i in range(1000)))
+    plan.write({})
+    write_status(Plan(tmp_path, plan.points[:5]))
+    asked.clear()
+    refresh_status(plan, ended)
+    assert len(asked) == looks and asked[-1] == "702-run"
+
+
+def test_jobs_that_end_together_leave_the_table_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking, "is_held", lambda folder: folder.name == "9-run")
+    plan = Plan(tmp_path, tuple(Point(f"{i}", f"{i}-run", (), "0" * 12) for i in range(1000)))
+    plan.write({})
+    write_status(plan)
+    os.utime(tmp_path / "status.csv", (0, 0))
+    written: list[str] = []
+
+    def slow(plan: Plan) -> None:
+        written.append("first")
+        monkeypatch.setattr(looking, "write_status", lambda plan: written.append("second"))
+        refresh_status(plan, "2")  # ends while the first one is still reading
+
+    monkeypatch.setattr(looking, "write_status", slow)
+    refresh_status(plan, "1")
+    assert written == ["first"]
