@@ -6,7 +6,7 @@ Shapes: A arms, S repetitions, g groups, kernels (O, I/g, Kh, Kw), images (B, C,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,11 @@ class KernelBank(nn.Module):
         padding: pixels on each side of an image.
         padding_mode: `zeros`, `circular`, `reflect` or `replicate`.
         crop: pixels on each side of an output that do not count.
+        biases: those that all arms of a repetition begin with and those to be learned, (S, O) each; None for none.
     """
 
     targets: Tensor
+    target_biases: Tensor
 
     def __init__(
         self,
@@ -44,17 +46,33 @@ class KernelBank(nn.Module):
         padding: int = 0,
         padding_mode: str = "zeros",
         crop: int = 0,
+        biases: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.groups, self.padding, self.padding_mode, self.crop = groups, padding, padding_mode, crop
         self.register_buffer("targets", targets)
         self.layers = nn.ModuleList(_layer(arm, initial, groups) for arm in arms)
+        self.biases = nn.ParameterList()
+        if biases is not None:
+            self.biases.extend(nn.Parameter(biases[0].clone()) for _ in arms)
+            self.register_buffer("target_biases", biases[1])
 
     @property
     def numbers(self) -> list[int]:
         """How many numbers each arm stores for a kernel."""
         kernels = self.targets.flatten(0, 2).shape[0]
         return [sum(p.numel() for p in layer.parameters()) // kernels for layer in self.layers]
+
+    def learned(self, arm: int) -> list[nn.Parameter]:
+        """What an optimizer is to step.
+
+        Args:
+            arm: its number.
+
+        Returns:
+            The stored kernels of all repetitions, and their biases where there are any.
+        """
+        return [*self.layers[arm].parameters(), *list(self.biases)[arm : arm + 1]]
 
     def weights(self) -> Tensor:
         """The kernels as they are.
@@ -84,22 +102,29 @@ class KernelBank(nn.Module):
             Mean squared error of the outputs and, detached, relative error of the kernels, both (A, S).
         """
         gap = self.gap()
-        losses = [self._losses(images, gap[:, i]) for i, images in enumerate(x)]
+        shifts = torch.stack(list(self.biases)) - self.target_biases if len(self.biases) else None
+        losses = [
+            self._losses(images, gap[:, i], None if shifts is None else shifts[:, i]) for i, images in enumerate(x)
+        ]
         return torch.stack(losses, dim=1), relative_error(gap.detach(), self.targets)
 
-    def _losses(self, x: Tensor, gap: Tensor) -> Tensor:
+    def _losses(self, x: Tensor, gap: Tensor, shift: Tensor | None) -> Tensor:
         # Convolution is linear: the difference of two outputs is the output of the difference. All arms at once, group
-        # by group.
+        # by group. shift: (A, O), what the biases differ in.
         arms, outputs = gap.shape[:2]
-        kernels = gap.unflatten(1, (self.groups, -1)).transpose(0, 1).flatten(0, 2)
+        kernels, shift = (self._by_group(values) for values in (gap, shift))
         padding = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, [padding] * 4, mode=self.padding_mode), 0
-        error = F.conv2d(x, kernels, padding=padding, groups=self.groups)
+        error = F.conv2d(x, kernels, shift, padding=padding, groups=self.groups)
         if self.crop:
             error = error[..., self.crop : -self.crop, self.crop : -self.crop]
         error = error.unflatten(1, (self.groups, arms, outputs // self.groups))
         return error.square().mean(dim=(0, 1, 3, 4, 5))
+
+    def _by_group(self, values: Tensor | None) -> Any:
+        # (A, O, ...) -> (g A O/g, ...)
+        return None if values is None else values.unflatten(1, (self.groups, -1)).transpose(0, 1).flatten(0, 2)
 
 
 def relative_error(gap: Tensor, targets: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def find_problems(config: Config) -> list[str]:
         *_transform_problems(config),
     ]
     try:
-        kernel_size = make_target(config.target, config.seed).weight.shape[-2:]
+        kernel_size = make_target(config.target, config.seed, config.fit.draws).weight.shape[-2:]
     except UserError as error:
         return found + error.problems
     return found + _size_problems(config, max(kernel_size))
@@ -116,8 +116,10 @@ def _size_problems(config: Config, kernel: int) -> list[str]:
         return [
             f"inputs.size={inputs.size}: nothing is left of the output; type inputs.size={inputs.size - output + 1}"
         ]
-    if inputs.name == "pink" and inputs.size == 1:
-        return ["inputs.size=1: a single pixel has no frequencies for pink; type a larger one, or inputs.name=white"]
+    if inputs.name in ("pink", "pink_batch") and inputs.size == 1:
+        return [
+            f"inputs.size=1: a single pixel has no frequencies for {inputs.name}; type 2 or more, or inputs.name=white"
+        ]
     if inputs.padding_mode in ("circular", "reflect") and inputs.padding >= inputs.size:
         return [f"inputs.padding={inputs.padding} is too wide for {inputs.padding_mode}: type inputs.padding=0"]
     if inputs.name == "images" and inputs.size > (largest := Photographs().largest_crop):

@@ -40,7 +40,8 @@ def title(config: Config, target: Target) -> str:
     extra = [f"{key} {value}" for key, value in optimizer.items() if key not in ("_target_", "lr")]
     rule = ", ".join([optimizer["_target_"].rpartition(".")[2], f"lr {float(optimizer['lr']):g}", *extra])
     seeds = f"{config.fit.seeds} seed{'s' if config.fit.seeds > 1 else ''}"
-    return f"{target.description}; {images}, {border}; {rule}; {seeds}"
+    bias = ", biases" if config.fit.bias else ""
+    return f"{target.description}{bias}; {images}, {border}; {rule}; {seeds}"
 
 
 def curves(name: str, subject: str, steps: NDArray[np.float64], traces: Traces) -> Plot:

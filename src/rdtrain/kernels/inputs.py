@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from rdtrain.data.decode import decode_image
 from rdtrain.data.photos import find_photos
 from rdtrain.kernels.draws import generator
+from rdtrain.kernels.schema import Draws
 
 Draw = Callable[[tuple[int, int, int, int], torch.Generator], Tensor]
 
@@ -43,11 +44,35 @@ def pink(shape: tuple[int, int, int, int], numbers: torch.Generator) -> Tensor:
         Mean 0.5 and standard deviation 0.25 of every channel, clipped to [0, 1].
     """
     size = shape[-1]
-    frequency = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None])
+    frequency = _frequency(size)
     frequency[0, 0] = torch.inf  # the mean is added below
     spectrum = torch.fft.rfft2(torch.randn(shape, generator=numbers)) / frequency
     noise = torch.fft.irfft2(spectrum, s=(size, size))
     return (0.5 + 0.25 * noise / noise.std((-2, -1), keepdim=True)).clamp(0, 1)
+
+
+def pink_batch(shape: tuple[int, int, int, int], numbers: torch.Generator) -> Tensor:
+    """Noise as `pink`, whose channels differ in mean and contrast as much as chance has it.
+
+    Frequency 0 has the amplitude of the lowest other one, and the batch as a whole is scaled.
+
+    Args:
+        shape: (B, C, n, n).
+        numbers: that is drawn from.
+
+    Returns:
+        Standard deviation 0.25 over the batch, around 0.5 on the average; not clipped.
+    """
+    size = shape[-1]
+    frequency = _frequency(size)
+    frequency[0, 0] = 1 / size
+    noise = torch.fft.irfft2(torch.fft.rfft2(torch.randn(shape, generator=numbers)) / frequency, s=(size, size))
+    return 0.5 + 0.25 * noise / noise.std()
+
+
+def _frequency(size: int) -> Tensor:
+    # Cycles a pixel, of the half spectrum.
+    return torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None])
 
 
 class Photographs:
@@ -91,12 +116,12 @@ def drawer(name: str) -> Draw:
     """What draws the inputs.
 
     Args:
-        name: `white`, `pink` or `images`.
+        name: `white`, `pink`, `pink_batch` or `images`.
 
     Returns:
         A function of a shape and a generator.
     """
-    return Photographs() if name == "images" else {"white": white, "pink": pink}[name]
+    return Photographs() if name == "images" else {"white": white, "pink": pink, "pink_batch": pink_batch}[name]
 
 
 class Stream(IterableDataset):
@@ -107,11 +132,19 @@ class Stream(IterableDataset):
         shape: (B, C, n, n).
         seeds: one a repetition; a repetition's inputs depend on its own seed only.
         steps: batches an epoch.
+        draws: how inputs come from a seed.
     """
 
-    def __init__(self, draw: Draw, shape: tuple[int, int, int, int], seeds: Sequence[int], steps: int) -> None:
+    def __init__(
+        self,
+        draw: Draw,
+        shape: tuple[int, int, int, int],
+        seeds: Sequence[int],
+        steps: int,
+        draws: Draws = "streams",
+    ) -> None:
         self.draw, self.shape, self.steps = draw, shape, steps
-        self.generators = [generator(seed, "inputs") for seed in seeds]
+        self.generators = [generator(seed, "inputs", draws) for seed in seeds]
 
     def __len__(self) -> int:
         return self.steps

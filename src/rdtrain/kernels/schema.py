@@ -11,6 +11,7 @@ from rdtrain.config.experiment import Experiment
 from rdtrain.config.schema import Count, Natural, Positive, Section, Text
 
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9_-]+$")]
+Draws = Literal["streams", "script"]
 Nodes = dict[Name, schema.Target | None]
 
 
@@ -26,7 +27,7 @@ class Target(Section):
 class Inputs(Section):
     """`inputs.*`."""
 
-    name: Literal["white", "pink", "images"]
+    name: Literal["white", "pink", "pink_batch", "images"]
     size: Count
     batch: Count
     padding: Natural
@@ -41,6 +42,8 @@ class Fit(Section):
     steps: Count
     epoch_steps: Count
     seeds: Annotated[int, Field(ge=1, le=1000)]
+    bias: bool
+    draws: Draws
     controls: bool
     tolerance: Positive
 

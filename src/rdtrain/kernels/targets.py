@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rdtrain.config.nearest import suggestion
 from rdtrain.errors import UserError
 from rdtrain.kernels import schema
-from rdtrain.kernels.draws import generator
+from rdtrain.kernels.draws import convolutions
+from rdtrain.kernels.schema import Draws
 from rdtrain.models import read_weights
 
 _MEANINGS = {
@@ -55,12 +56,13 @@ class Target:
         return f"{self.label} ({meaning}) {self.in_channels}->{len(self.weight)}, {size}{groups}"
 
 
-def make_target(target: schema.Target, seed: int) -> Target:
+def make_target(target: schema.Target, seed: int, draws: Draws = "streams") -> Target:
     """Make a target.
 
     Args:
         target: `target.*`.
         seed: of the repetition; matters for `random` only.
+        draws: how it comes from the seed; likewise.
 
     Returns:
         The target.
@@ -71,7 +73,7 @@ def make_target(target: schema.Target, seed: int) -> Target:
     if target.name == "trained":
         return trained(target)
     weight, groups = {"sinusoid": sinusoid, "smoothing": smoothing, "edge": edge}.get(
-        target.name, lambda: (default_kernels((4, 4, 5, 5), generator(seed, "target")), 1)
+        target.name, lambda: (convolutions((4, 4, 5, 5), seed, draws)[1].weight, 1)
     )()
     return Target(target.name, weight, groups)
 
@@ -103,19 +105,6 @@ def edge() -> tuple[Tensor, int]:
         `2 linspace(-1, 1, 5) / 25` in every row, 4 -> 4 channels; and 4 groups.
     """
     return (2 * torch.linspace(-1, 1, 5) / 25).expand(4, 1, 5, 5).clone(), 4
-
-
-def default_kernels(shape: tuple[int, ...], numbers: torch.Generator) -> Tensor:
-    """Kernels as `nn.Conv2d` draws them.
-
-    Args:
-        shape: (O, I/groups, Kh, Kw).
-        numbers: that is drawn from.
-
-    Returns:
-        Uniform within 1 / sqrt(I/groups Kh Kw) around 0.
-    """
-    return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=numbers)
 
 
 def trained(target: schema.Target) -> Target:

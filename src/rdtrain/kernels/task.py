@@ -24,12 +24,12 @@ from rdtrain.kernels import figures, results
 from rdtrain.kernels.arms import Arm, make_arms
 from rdtrain.kernels.bank import KernelBank, relative_error
 from rdtrain.kernels.checks import find_problems, optimizer_problems
-from rdtrain.kernels.draws import generator
+from rdtrain.kernels.draws import convolutions
 from rdtrain.kernels.inputs import Stream, drawer, make_loader
 from rdtrain.kernels.measures import frequency_error
 from rdtrain.kernels.ranking import standing_rows, standings
 from rdtrain.kernels.schema import Config
-from rdtrain.kernels.targets import Target, default_kernels, make_target
+from rdtrain.kernels.targets import Target, make_target
 from rdtrain.report.figures import save_png
 from rdtrain.run_folder import RunFolder
 from rdtrain.runners.kernel_fitting import KernelFittingRunner
@@ -64,7 +64,7 @@ def planned(config: Config) -> tuple[Config, RunFolder]:
     """
     if mistakes := optimizer_problems(config):
         raise UserError(mistakes)
-    target = make_target(config.target, config.seed)
+    target = make_target(config.target, config.seed, config.fit.draws)
     return config, folder_of(config, slug(config, target), what_is_read(config, target))
 
 
@@ -83,7 +83,7 @@ def run(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
     """
     if mistakes := find_problems(config):
         raise UserError(mistakes)
-    targets = [make_target(config.target, seed) for seed in config.seeds]
+    targets = [make_target(config.target, seed, config.fit.draws) for seed in config.seeds]
     weights = torch.stack([target.weight for target in targets])
     return run_experiment(
         config,
@@ -132,10 +132,13 @@ def _fit(
     fit, inputs = config.fit, config.inputs
     arms = make_arms(config, (weights.shape[-2], weights.shape[-1]))
     size = tuple(target.weight.shape)
-    initial = torch.stack([default_kernels(size, generator(seed, "initial")) for seed in config.seeds])
-    bank = KernelBank(arms, initial, weights, target.groups, inputs.padding, inputs.padding_mode, inputs.crop)
+    drawn = [convolutions(size, seed, fit.draws) for seed in config.seeds]
+    initial = torch.stack([begun.weight for begun, _ in drawn])
+    biases = (torch.stack([begun.bias for begun, _ in drawn]), torch.stack([wanted.bias for _, wanted in drawn]))
+    geometry = (target.groups, inputs.padding, inputs.padding_mode, inputs.crop)
+    bank = KernelBank(arms, initial, weights, *geometry, biases if fit.bias else None)
     shape = (inputs.batch, target.in_channels, inputs.size, inputs.size)
-    stream = Stream(drawer(inputs.name), shape, config.seeds, fit.epoch_steps)
+    stream = Stream(drawer(inputs.name), shape, config.seeds, fit.epoch_steps, fit.draws)
     names = [arm.name for arm in arms]
     runner = KernelFittingRunner(names, config.seeds, fit.tolerance)
     runner.train(
@@ -166,10 +169,7 @@ def make_optimizer(config: Config, arms: Sequence[Arm], bank: KernelBank) -> Opt
         The optimizer, a parameter group an arm.
     """
     lr = float(config.optimizer["lr"])
-    groups = [
-        {"params": list(layer.parameters()), "lr": lr * arm.lr_factor}
-        for arm, layer in zip(arms, bank.layers, strict=True)
-    ]
+    groups = [{"params": bank.learned(index), "lr": lr * arm.lr_factor} for index, arm in enumerate(arms)]
     return make(config.optimizer, groups)
 
 

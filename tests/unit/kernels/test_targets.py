@@ -11,8 +11,8 @@ import torch
 
 from rdtrain.errors import UserError
 from rdtrain.kernels import schema
-from rdtrain.kernels.draws import generator
-from rdtrain.kernels.targets import default_kernels, make_target
+from rdtrain.kernels.draws import convolutions
+from rdtrain.kernels.targets import make_target
 
 
 def section(**changed: Any) -> schema.Target:
@@ -48,7 +48,7 @@ def test_edge_detector_sees_vertical_edges_only() -> None:
 
 def test_random_targets_are_new_in_every_repetition_and_no_initial_kernel() -> None:
     first, second = (make_target(section(name="random"), seed).weight for seed in (1, 2))
-    initial = default_kernels((4, 4, 5, 5), generator(1, "initial"))
+    initial = convolutions((4, 4, 5, 5), 1)[0].weight
     assert not torch.equal(first, second) and not torch.equal(first, initial)
     assert torch.equal(first, make_target(section(name="random"), 1).weight)
     for weight in (first, initial):
