@@ -271,3 +271,30 @@ def test_the_half_spectrum_conditions_adam_beyond_its_hidden_rate(
     assert max(errors["rfft"]) < 0.25 * min(errors["plain-as-rfft"]) and max(errors["rdft"]) < 0.5 * min(
         errors["plain"]
     )
+
+
+# Of a script with torch.manual_seed(0), two nn.Conv2d and torch.manual_seed(2), with CompressAI's SpectralConv2d for
+# rfft; printed digits.
+PRINTED = [
+    ("edge", "pink_batch", "adam", "kernel_error", {"plain": 0.808, "rfft": 0.055, "rdft": 0.145}),
+    ("random", "pink_batch", "adam", "kernel_error", {"plain": 0.584, "rfft": 0.056, "rdft": 0.059}),
+    ("sinusoid", "pink_batch", "adam", "kernel_error", {"plain": 0.252, "rfft": 0.032, "rdft": 0.092}),
+    ("edge", "white", "adam", "kernel_error", {"plain": 0.069, "rfft": 0.049}),
+    ("random", "white", "adam", "kernel_error", {"plain": 0.076, "rfft": 0.165}),
+    ("edge", "white", "sgd", "loss", {"plain": 0.1057, "rfft": 0.1052, "rdft": 0.1057}),
+    ("random", "white", "sgd", "loss", {"plain": 0.0836, "rfft": 0.0832, "rdft": 0.0836}),
+    ("sinusoid", "white", "sgd", "loss", {"plain": 0.3748, "rfft": 0.2714, "rdft": 0.3748}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "inputs", "optimizer", "quantity", "printed"), PRINTED)
+def test_numbers_of_a_plain_script_come_out_again(
+    configure: Callable[..., Config], target: str, inputs: str, optimizer: str, quantity: str, printed: dict[str, float]
+) -> None:
+    words = (f"target.name={target}", f"inputs.name={inputs}", f"fit.optimizer={optimizer}")
+    found = run(configure("experiment=kernels/conditioning", *words, "fit.seeds=1", "fit.controls=false"))
+    rows = {one.arm: one for one in results.read_results(found.figures / "results.csv")}
+    for arm, value in printed.items():
+        half_a_digit = 0.5 * 10.0 ** -len(str(value).partition(".")[2])
+        assert getattr(rows[arm], quantity) == pytest.approx(value, abs=1.2 * half_a_digit), arm

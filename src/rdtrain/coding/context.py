@@ -122,6 +122,21 @@ def decompress(model: Any, strings: Sequence[Sequence[bytes]], shape: Sequence[i
 
     Returns:
         `x_hat`, clamped to [0, 1].
+    """
+    return {"x_hat": model.g_s(read_latents(model, strings, shape).y_hat).clamp_(0, 1)}
+
+
+@torch.no_grad()
+def read_latents(model: Any, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> Coded:
+    """Decode latents.
+
+    Args:
+        model: that coded them, with the same tables.
+        strings: those of y and those of z, one an image each.
+        shape: of z.
+
+    Returns:
+        What was coded, and with which parameters.
 
     Raises:
         ValueError: the strings do not belong together.
@@ -143,7 +158,7 @@ def decompress(model: Any, strings: Sequence[Sequence[bytes]], shape: Sequence[i
                 "a string of y decodes to symbols that it was not made of: it is damaged, was coded in another order, "
                 "or this machine computes other parameters than the one that wrote it"
             )
-    return {"x_hat": model.g_s(coded.y_hat).clamp_(0, 1)}
+    return coded
 
 
 def _messages(coded: Coded) -> list[tuple[Ints, Ints]]:

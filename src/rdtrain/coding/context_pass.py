@@ -25,11 +25,13 @@ class Coded(NamedTuple):
     Args:
         symbols: whole numbers in coding order, (B, P, M).
         indexes: the table of each, int32, same shape.
+        scales: that it was chosen by, not below their bound, same shape.
         y_hat: symbols and means together, (B, M, H, W).
     """
 
     symbols: Tensor
     indexes: Tensor
+    scales: Tensor
     y_hat: Tensor
 
 
@@ -82,15 +84,17 @@ class Pass:
         canvas = params.new_zeros(batch, self._height + 2 * r, self._width + 2 * r, channels // 2)
         inside = canvas[:, r : r + self._height, r : r + self._width]
         decoded = canvas.flatten(0, 2)
-        symbols, indexes = [], []
+        symbols, indexes, scales = [], [], []
         for step in self._steps():
-            scales, means = self._parameters(step, decoded).chunk(2, -1)
+            raw, means = self._parameters(step, decoded).chunk(2, -1)
+            scales.append(self._bound(raw.contiguous()))
             # what GaussianConditional.build_indexes computes in a loop over the table
-            indexes.append(torch.bucketize(self._bound(scales.contiguous()), self._scales, out_int32=True))
+            indexes.append(torch.bucketize(scales[-1], self._scales, out_int32=True))
             symbols.append(source(step.places, indexes[-1], means))
             place = self._order[step.places]
             inside[:, place // self._width, place % self._width] = symbols[-1] + means
-        return Coded(torch.cat(symbols, 1), torch.cat(indexes, 1), inside.permute(0, 3, 1, 2).contiguous())
+        y_hat = inside.permute(0, 3, 1, 2).contiguous()
+        return Coded(torch.cat(symbols, 1), torch.cat(indexes, 1), torch.cat(scales, 1), y_hat)
 
     def _steps(self) -> list[Step]:
         r, size = self._network.reach, (self._height, self._width)

@@ -1,14 +1,17 @@
 """What every entropy model did with one image: ideal bits, bits of the coder's tables, and the latents behind them.
 
-Shapes: C channels, n latents of each in one image. Models with context code in an order of their own: of theirs the
-ideal bits are known, and the length of the whole, but not which symbol cost what.
+Models with context compute the parameters of a latent from its decoded neighbours when they code, and from rounded ones
+in the forward pass, so both their symbols and their parameters differ between the two; and some code place by place, or
+in parts. What they have coded is read back from their strings, in the order of coding.
+
+Shapes: C channels, n latents of each in one image.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rdtrain.bitstream import leaves
+from rdtrain.entropy.messages import Message, messages, parameters_noted
 from rdtrain.evaluation import padding, stride
-from rdtrain.probes import CodedString, Probe, entropy_models
+from rdtrain.probes import Probe, entropy_models
 from rdtrain.rate_gap import Area, code_lengths, flush_bits, in_padding
 
 Array = NDArray[Any]
@@ -29,16 +33,18 @@ _Call = dict[str, Tensor]  # the arguments of an entropy model's forward pass by
 
 @dataclass(frozen=True)
 class Split:
-    """The coder's bits of each latent.
+    """The coder's bits of each latent, in the order of coding, which is that of the forward pass without context.
 
     Args:
+        ideal: -log2 of the symbol's likelihood under the parameters that it was coded with, (C, n).
         bits: with the tables, escape code and bypass included, (C, n).
         is_tail: whether the symbol is outside its table, (C, n).
         indexes: table of each, (C, n).
-        flush: what the last state costs, bits.
-        length: of the string, bits.
+        flush: what the last state of each string costs, together, bits.
+        length: of the strings, bits.
     """
 
+    ideal: Array
     bits: Array
     is_tail: Array
     indexes: Array
@@ -111,14 +117,12 @@ def code_image(model: Any, x: Tensor) -> CodedImage:
     with Probe(model, x.device, share=True) as probe:
         with _watched(model) as calls:
             model(padded)
-        coded = model.compress(padded)
+        with parameters_noted(model) as noted:
+            coded = model.compress(padded)
     area = Area(pad[2], pad[0], height, width, padded.shape[-2], padded.shape[-1])
+    coded_by = messages(model, coded, probe.strings, noted)
     models = entropy_models(model)
-    found = {
-        name: _coded(models[name], kept, [string for string in probe.strings if string.model == name], area)
-        for name, kept in calls.items()
-        if kept
-    }
+    found = {name: _coded(models[name], kept, coded_by.get(name), area) for name, kept in calls.items() if kept}
     return CodedImage(found, coded["strings"], coded["shape"], height * width)
 
 
@@ -141,7 +145,7 @@ def _keeper(calls: list[_Call]) -> Callable[..., None]:
     return keep
 
 
-def _coded(model: Any, calls: list[_Call], strings: list[CodedString], area: Area) -> Coded:
+def _coded(model: Any, calls: list[_Call], message: Message | None, area: Area) -> Coded:
     likelihoods, latents = _together(calls, "likelihoods"), _together(calls, "latents")
     rows, columns = calls[0]["latents"].shape[-2:]
     if isinstance(model, EntropyBottleneck):
@@ -151,20 +155,51 @@ def _coded(model: Any, calls: list[_Call], strings: list[CodedString], area: Are
         centres = _together(calls, "means") if "means" in calls[0] else np.zeros_like(latents)
         scales = np.maximum(_together(calls, "scales"), float(model.scale_bound))
     outside = in_padding(area, rows, columns).reshape(-1) if len(calls) == 1 else np.zeros(latents.shape[1], bool)
-    return Coded(-np.log2(likelihoods), latents, centres, scales, outside, _split(model, strings, latents.shape))
+    coded = Coded(-np.log2(likelihoods), latents, centres, scales, outside, None)
+    return coded if message is None else replace(coded, split=_split(model, message, coded))
 
 
 def _together(calls: list[_Call], key: str) -> Array:
-    # Context models call pixel by pixel; all of it is the image.
+    # Some models call more than once; all of it is the image.
     parts = [call[key].reshape(call[key].shape[1], -1) for call in calls]
     return torch.cat(parts, 1).double().cpu().numpy()
 
 
-def _split(model: Any, strings: list[CodedString], shape: tuple[int, ...]) -> Split | None:
-    if len(strings) != 1 or len(strings[0].symbols) != np.prod(shape):
+def _split(model: Any, message: Message, coded: Coded) -> Split | None:
+    if message.symbols.shape != coded.ideal.shape:
         return None
-    one = strings[0]
-    indexes = np.asarray(one.indexes)
-    bits, is_tail = code_lengths(model, np.asarray(one.symbols), indexes)
-    flush, length = flush_bits(one.string), 8 * len(one.string)
-    return Split(bits.reshape(shape), is_tail.reshape(shape), indexes.reshape(shape), flush, length)
+    bits, is_tail = code_lengths(model, message.symbols.ravel(), message.indexes.ravel())
+    return Split(
+        ideal=_ideal(model, message, coded),
+        bits=bits.reshape(coded.ideal.shape),
+        is_tail=is_tail.reshape(coded.ideal.shape),
+        indexes=message.indexes,
+        flush=sum(map(flush_bits, message.strings)),
+        length=8 * sum(map(len, message.strings)),
+    )
+
+
+def _ideal(model: Any, message: Message, coded: Coded) -> Array:
+    # The forward pass's own number where it had the same symbol and scale: its float32 is not to look like a cost.
+    if message.scales is None:
+        return coded.ideal
+    same = (message.symbols == coded.symbols) & (message.scales == coded.scales)
+    return np.where(same, coded.ideal, normal_bits(model, message.symbols, message.scales))
+
+
+def normal_bits(model: Any, symbols: Array, scales: Array) -> Array:
+    """-log2 of the likelihoods that a Gaussian conditional gives symbols, in float64.
+
+    Args:
+        model: the entropy model; for the bound of its likelihoods.
+        symbols: integers, rounded differences from the means.
+        scales: same shape.
+
+    Returns:
+        Bits, same shape.
+    """
+    distance, spread = torch.from_numpy(np.abs(symbols).astype(np.float64)), torch.from_numpy(scales)
+    upper, lower = (torch.special.ndtr((half - distance) / spread) for half in (0.5, -0.5))
+    least = float(model.likelihood_lower_bound.bound) if model.use_likelihood_bound else 0.0
+    bits: Array = -(upper - lower).clamp_min(least).log2().numpy()
+    return bits

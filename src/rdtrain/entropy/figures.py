@@ -25,7 +25,10 @@ from rdtrain.report.latent_figures import density_figure, scale_figure
 Array = NDArray[Any]
 _ACROSS = 4
 _LEAST = 1e-7  # of the axes of probabilities; a table's least is 1.5e-5
-_BEYOND = {"tables": COLOURS[1], "tails": COLOURS[3], "flush": COLOURS[2], "unsplit": COLOURS[5], "header": COLOURS[4]}
+_BEYOND = {
+    "context": COLOURS[6], "tables": COLOURS[1], "tails": COLOURS[3], "flush": COLOURS[2], "unsplit": COLOURS[5],
+    "header": COLOURS[4],
+}  # fmt: skip
 
 
 def model_figures(study: Study, name: str, channels: int) -> list[Plot]:
@@ -78,7 +81,9 @@ def parts_figure(study: Study) -> Plot:
         axes.tick_params(labelsize=8)
     beyond.set_yticklabels([])
     legend_below(figure, [whole, beyond])
-    return Plot("parts", "Each image's file: ideal bits, and what tables, tails, flush and header add.", figure)
+    return Plot(
+        "parts", "Each image's file: ideal bits, and what context, tables, tails, flush and header add.", figure
+    )
 
 
 def channels_figure(study: Study, name: str) -> Plot:
@@ -101,12 +106,13 @@ def channels_figure(study: Study, name: str) -> Plot:
         left.plot(rank, tally.empirical[order], ":", color=COLOURS[2], label="entropy of the symbols that came")
         left.plot(rank, study.learned[name].entropy[order], color=COLOURS[7], lw=0.6, label="entropy of the density")
     left.set(xlabel="channels, highest rate first", ylabel="bits a latent")
-    tables = (tally.parts["tables"] / images)[order]
-    right.bar(rank, tables, color=_BEYOND["tables"], width=1.0, label="tables")
-    right.bar(rank, (tally.parts["tails"] / images)[order], color=_BEYOND["tails"], width=0.5, label="tails")
+    beyond = {part: (tally.parts[part] / images)[order] for part in ("context", "tables", "tails")}
+    for (part, values), width in zip(beyond.items(), (1.0, 0.75, 0.5), strict=True):
+        if part != "context" or np.nan_to_num(values).any():
+            right.bar(rank, values, color=_BEYOND[part], width=width, label=part)
     right.set(xlabel="channels, highest rate first", ylabel="bits an image beyond the ideal ones")
-    if np.isnan(tables).all():
-        right.set_title("not known: this model codes in an order of its own", fontsize=9)
+    if np.isnan(beyond["tables"]).all():
+        right.set_title("not known: its symbols and strings do not correspond", fontsize=9)
     dead, escapes = int(tally.dead.sum()), np.nansum(tally.parts["escapes"])
     left.set_title(f"{dead} of {order.size} channels dead, {escapes:.0f} escape codes", fontsize=9)
     legend_below(figure, [left, right])

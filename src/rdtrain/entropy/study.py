@@ -32,10 +32,11 @@ class ImageParts:
         pixels: of the image.
         ideal: -log2 of all likelihoods.
         padding: of them, latents that cover nothing but padding.
+        context: other symbols and parameters than the forward pass's; 0 of models that code without context.
         tables: coding with 16-bit tables instead of the likelihoods.
         tails: symbols outside their tables, escape code and bypass, less their ideal bits.
         flush: the coder's last states.
-        unsplit: the last three together, of strings whose symbols are not known one by one.
+        unsplit: the last four together, of strings whose symbols are not known one by one.
         header: of the file around the strings.
         channels: `channel_parts` by name of the entropy model.
     """
@@ -44,6 +45,7 @@ class ImageParts:
     pixels: int
     ideal: float
     padding: float
+    context: float
     tables: float
     tails: float
     flush: float
@@ -54,7 +56,8 @@ class ImageParts:
     @property
     def total(self) -> float:
         """Bits of the file; padding is part of ideal."""
-        return self.ideal + self.tables + self.tails + self.flush + self.unsplit + self.header
+        beyond = self.context + self.tables + self.tails + self.flush + self.unsplit
+        return self.ideal + beyond + self.header
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def image_parts(name: str, image: CodedImage, header: float) -> ImageParts:
     return ImageParts(
         name=name,
         pixels=image.pixels,
-        **{part: total(part) for part in ("ideal", "padding", "tables", "tails")},
+        **{part: total(part) for part in ("ideal", "padding", "context", "tables", "tails")},
         flush=float(sum(one.flush for one in split.values())),
         unsplit=float(image.length - explained - others),
         header=header,

@@ -18,7 +18,7 @@ from rdtrain.report.figures import slug
 from rdtrain.report.tables import Table, fixed
 
 Array = NDArray[np.float64]
-_COSTS = ("ideal", "tables", "tails", "flush", "unsplit", "header")
+_COSTS = ("ideal", "context", "tables", "tails", "flush", "unsplit", "header")
 _LOST_NOTE = (
     "Lost: float32 likelihoods off by more than 1 % (CompressAI's upper tail); their bits: what they say beyond the "
     "exact ones."
@@ -41,7 +41,8 @@ def parts_table(study: Study) -> Table:
         means = [float(np.mean([getattr(one, name) for one in study.images])) for name in ("total", *_COSTS)]
         rows.append(["mean", f"{pixels:.0f}", fixed(means[0] / pixels), *(fixed(value, 1) for value in means)])
     padding = ", ".join(f"{one.name} {one.padding:.0f}" for one in study.images if one.padding)
-    note = "ideal: -log2 of the forward pass's likelihoods. unsplit: strings of context models beyond their ideal bits."
+    note = "ideal: -log2 of the forward pass's likelihoods. context: that of models with context rounds other values."
+    note += " unsplit: strings whose symbols are not known one by one, beyond their ideal bits."
     note += f" Of the ideal bits code nothing but padding: {padding}." if padding else ""
     return Table("parts", "What a file is made of", header, rows, note)
 

@@ -24,7 +24,7 @@ SPAN = 256
 EDGES: Array = np.linspace(-6, 6, 97)
 """Of the histogram of normalised residuals; what lies outside is counted at the ends."""
 
-PARTS = ("ideal", "padding", "tables", "tails", "escapes")
+PARTS = ("ideal", "padding", "context", "tables", "tails", "escapes")
 
 
 def channel_parts(coded: Coded) -> dict[str, Array]:
@@ -35,15 +35,17 @@ def channel_parts(coded: Coded) -> dict[str, Array]:
 
     Returns:
         For each channel, (C,): `ideal` bits (-log2 of the likelihoods), of them `padding` (latents that cover nothing
-        but padding), what the `tables` and the `tails` (escape code and bypass) cost beyond them, and the number of
-        `escapes`. The last three are NaN where the coder's symbols are not known.
+        but padding), what `context` (other symbols and parameters than those of the forward pass), the `tables` and the
+        `tails` (escape code and bypass) cost beyond them, and the number of `escapes`. The last four are NaN where the
+        coder's symbols are not known.
     """
     parts = dict.fromkeys(PARTS, np.full(len(coded.ideal), np.nan))
     parts |= {"ideal": coded.ideal.sum(1), "padding": coded.ideal[:, coded.in_padding].sum(1)}
     if coded.split is None:
         return parts
-    excess, is_tail = coded.split.bits - coded.ideal, coded.split.is_tail
+    excess, is_tail = coded.split.bits - coded.split.ideal, coded.split.is_tail
     return parts | {
+        "context": (coded.split.ideal - coded.ideal).sum(1),
         "tables": np.where(is_tail, 0, excess).sum(1),
         "tails": np.where(is_tail, excess, 0).sum(1),
         "escapes": is_tail.sum(1).astype(float),
@@ -94,7 +96,7 @@ class Tally:
     @property
     def coded(self) -> Array:
         """Bits of each channel in the strings, the last state left out, (C,); NaN where they are not known."""
-        return self.parts["ideal"] + self.parts["tables"] + self.parts["tails"]
+        return sum((self.parts[name] for name in ("context", "tables", "tails")), self.parts["ideal"])
 
     @property
     def empirical(self) -> Array:
@@ -135,10 +137,13 @@ class Tally:
         table = self.model.scale_table.double().cpu().numpy()
         self.scale_counts += scale_use(coded.scales.ravel(), table).counts
         indexes = np.minimum(np.searchsorted(table, coded.scales.ravel()), table.size - 1)
-        sums = {"count": np.ones(indexes.size), "ideal": coded.ideal.ravel(), "square": residuals.ravel() ** 2}
-        nothing = np.full(indexes.size, np.nan)
-        split = coded.split
-        sums["coded"] = nothing if split is None else split.bits.ravel()
-        sums["escapes"] = nothing if split is None else split.is_tail.ravel().astype(float)
-        for name, values in sums.items():
-            self.by_scale[name] += np.bincount(indexes, values, table.size)
+        split, nothing = coded.split, np.full(indexes.size, np.nan)
+        by_entry = {
+            "count": (indexes, np.ones(indexes.size)),
+            "ideal": (indexes, coded.ideal.ravel()),
+            "square": (indexes, residuals.ravel() ** 2),
+            "coded": (indexes, nothing) if split is None else (split.indexes.ravel(), split.bits.ravel()),
+            "escapes": (indexes, nothing) if split is None else (split.indexes.ravel(), split.is_tail.ravel()),
+        }
+        for name, (entries, values) in by_entry.items():
+            self.by_scale[name] += np.bincount(entries, values, table.size)
