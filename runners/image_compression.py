@@ -225,9 +225,6 @@ class ImageCompressionRunner(dl.Runner):
         converted = to_plain(net, [self.optimizer["net"]], moments, shadow)
         if self.ema is not None:
             to_plain(self.ema.module)
-        if self.config.engine.channels_last:  # the new kernels too, as a run that continues will have them
-            for model in (net, *([] if self.ema is None else [self.ema.module])):
-                model.to(memory_format=torch.channels_last)
         if self.engine.num_processes > 1:
             # The reducer of DistributedDataParallel keeps the old parameters, and ranks would drift apart silently.
             self.engine._models.clear()

@@ -21,6 +21,10 @@ from rdtrain.conv.transform import Map, Shape, Transform, apply_map
 from rdtrain.conv.transforms import Rfft, stored_from_complex
 
 Layer = TypeVar("Layer", bound="SpectralConv")
+_FORMAT = (
+    torch.contiguous_format,
+    torch.channels_last,
+)  # by whether channels lie last; memory formats cannot be pickled
 
 
 class SpectralConv(nn.Module):
@@ -28,7 +32,7 @@ class SpectralConv(nn.Module):
 
     `weight_transformed` is the parameter, real, shape `transform.stored_shape(weight_shape)`. `weight` is computed from
     it, shape (out, in/groups, Kh, Kw), transposed (in, out/groups, Kh, Kw), with gradients flowing back. Writing into
-    that tensor has no effect: use `set_weight`.
+    that tensor has no effect: use `set_weight`. It lies as `.to(memory_format=...)` has asked for.
     """
 
     plain_class: type[nn.Module]
@@ -36,6 +40,7 @@ class SpectralConv(nn.Module):
     weight_transformed: nn.Parameter
     kernel_size: tuple[int, int]
     transposed: bool
+    channels_last: bool
     _maps: tuple[Map, ...]
     _cached: Tensor | None
 
@@ -79,7 +84,8 @@ class SpectralConv(nn.Module):
         recorded = torch.is_grad_enabled()
         if self._cached is not None and not recorded:
             return self._cached
-        return apply_map(self._maps[recorded], self.weight_transformed, self.weight_shape)
+        weight = apply_map(self._maps[recorded], self.weight_transformed, self.weight_shape)
+        return weight.contiguous(memory_format=_FORMAT[self.channels_last])
 
     @torch.no_grad()
     def set_weight(self, weight: Tensor) -> None:
@@ -105,6 +111,7 @@ class SpectralConv(nn.Module):
         weight = cast(Tensor, self._parameters["weight"])
         self.transform = transform
         self._cached = None
+        self.channels_last = not weight.is_contiguous()
         stored = nn.Parameter(transform.to_stored(weight.detach(), self.out_axis), weight.requires_grad)
         _replace_parameter(self, "weight", "weight_transformed", stored)
         self._keep_maps()
@@ -118,6 +125,8 @@ class SpectralConv(nn.Module):
 
     def _apply(self: Layer, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Layer:
         super()._apply(fn, recurse)
+        kernel = self.weight_transformed.new_empty(2, 2, 2, 2).contiguous(memory_format=_FORMAT[self.channels_last])
+        self.channels_last = not fn(kernel).is_contiguous()  # the stored tensor has no four dimensions to be laid out
         self._keep_maps()  # for another dtype or device
         return self
 
@@ -187,11 +196,12 @@ def make_plain(layer: SpectralConv) -> nn.Parameter:
     """
     stored, transform = layer.weight_transformed, layer.transform
     geometry = (layer.kernel_size, layer.out_axis)
-    weight = nn.Parameter(transform.to_weight(stored.detach(), *geometry), stored.requires_grad)
+    weight = transform.to_weight(stored.detach(), *geometry).contiguous(memory_format=_FORMAT[layer.channels_last])
+    weight = nn.Parameter(weight, stored.requires_grad)
     if stored.grad is not None:
         weight.grad = transform.gradient_to_weight(stored.grad, *geometry)
     _replace_parameter(layer, "weight_transformed", "weight", weight)
-    del layer.transform, layer._maps, layer._cached
+    del layer.transform, layer.channels_last, layer._maps, layer._cached
     layer.__class__ = layer.plain_class  # type: ignore[assignment]  # a class of the same fields
     return weight
 

@@ -34,7 +34,7 @@ def replace_in_optimizer(optimizer: Optimizer, old: nn.Parameter, new: nn.Parame
         optimizer: a torch optimizer, or accelerate's wrapper of one.
         old: the parameter that it holds.
         new: the parameter to hold.
-        state: what it is to remember of `new`.
+        state: what it is to remember of `new`; tensors of its shape are laid out in memory as it is.
     """
     for group in optimizer.param_groups:
         for index, parameter in enumerate(group["params"]):
@@ -44,7 +44,13 @@ def replace_in_optimizer(optimizer: Optimizer, old: nn.Parameter, new: nn.Parame
                     group["param_names"][index] = group["param_names"][index].removesuffix("_transformed")
     optimizer.state.pop(old, None)
     if state:
-        optimizer.state[new] = state
+        optimizer.state[new] = {key: _laid_out_as(new, value) for key, value in state.items()}
+
+
+def _laid_out_as(parameter: Tensor, value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def holds(optimizer: Optimizer, parameter: nn.Parameter) -> bool:

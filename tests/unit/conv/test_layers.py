@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rdtrain.conv import layers
+from rdtrain.conv.convert import to_plain
 from rdtrain.conv.layers import (
     SpectralConv2d,
     SpectralConvTranspose2d,
@@ -313,6 +314,25 @@ def test_memory_formats_and_dtypes(transform: Transform) -> None:
         y = layer(x)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), expected, rtol=0.02, atol=0.02)
+
+
+def test_kernels_lie_as_was_asked_for_and_so_do_plain_ones_and_moments() -> None:
+    last = torch.channels_last
+    layer = SpectralConv2d(4, 8, 5)
+    assert layer.weight.is_contiguous()
+    layer.to(memory_format=last)
+    for one in (layer, copy.deepcopy(layer), layer.double().float(), layer.requires_grad_()):
+        assert one.weight.is_contiguous(memory_format=last) and not one.weight.is_contiguous()
+    again = SpectralConv2d.from_conv(nn.Conv2d(4, 8, 5).to(memory_format=last), Rfft())
+    assert again.weight.is_contiguous(memory_format=last)
+    assert again.to(memory_format=torch.contiguous_format).weight.is_contiguous()
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.rand(1, 4, 8, 8)).sum().backward()
+    optimizer.step()
+    to_plain(layer, [optimizer])
+    held = [layer.weight, *(optimizer.state[layer.weight][key] for key in ("exp_avg", "exp_avg_sq"))]
+    for tensor in held:
+        assert tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous()
 
 
 @pytest.mark.parametrize("transform", [Rfft(), Attenuated(0.2, 0.5)], ids=str)
