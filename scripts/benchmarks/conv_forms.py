@@ -10,6 +10,8 @@ import torch
 from benchmarks.measure import Options, Row, in_turn, medians, ratios, timed
 from rdtrain.conv.convert import to_spectral
 from rdtrain.conv.transforms import make_transform
+from rdtrain.entropy.mended import mend_bottlenecks
+from rdtrain.gdn import normalize_in_blocks
 from rdtrain.losses import RateDistortionLoss
 from rdtrain.models import build_model
 
@@ -25,7 +27,7 @@ def step_of(form: str, n: int, m: int, x: torch.Tensor) -> Callable[[], None]:
         form: `plain`, or a transform such as `rfft`.
         n: channels N.
         m: channels M.
-        x: images, (B, 3, H, W).
+        x: images, (B, 3, H, W), channels last.
 
     Returns:
         What makes one step.
@@ -33,7 +35,9 @@ def step_of(form: str, n: int, m: int, x: torch.Tensor) -> Callable[[], None]:
     net = build_model("bmshj2018-factorized", {"N": n, "M": m}, 0).train()
     if form != "plain":
         to_spectral(net, make_transform(form))
-    net.to(x.device)
+    for change in (mend_bottlenecks, normalize_in_blocks):  # as the runner does
+        change(net)
+    net.to(x.device, memory_format=torch.channels_last)
     optimizer, loss = torch.optim.Adam(net.parameters(), lr=1e-4), RateDistortionLoss(0.0067)
 
     def step() -> None:
@@ -60,7 +64,7 @@ def case_c(options: Options) -> list[Row]:
     try:
         torch.set_num_threads(1)
         for n, m, side, batch, steps, most in _QUICK if options.quick else _SIZES:
-            x = torch.rand(batch, 3, side, side, device=options.device)
+            x = torch.rand(batch, 3, side, side, device=options.device).to(memory_format=torch.channels_last)
             sides = {form: partial(timed, step_of(form, n, m, x), steps) for form in ("plain", "rfft")}
             times = in_turn(sides, options.turns(25), f"C, N={n}", warm_up=True)
             what = f"training step with spectral convs (rfft), N={n} M={m}, {batch}x{side}x{side}, one thread"
