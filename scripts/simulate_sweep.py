@@ -250,6 +250,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--at-once", type=int, default=64, help="trainings (default: 64)")
     parser.add_argument("--out", type=Path, help="files for table and figure, without ending")
     arguments = parser.parse_args(argv)
+    if wrong := [points for points in arguments.points if points < 1 or points % len(LMBDAS)]:
+        parser.error(f"--points {wrong[0]}: type multiples of {len(LMBDAS)}")
     found = []
     for points in arguments.points:
         with tempfile.TemporaryDirectory() as folder:

@@ -48,6 +48,9 @@ def case_g(options: Options) -> list[Row]:
 def _main() -> None:
     import os
 
+    from rdtrain.quick_catalyst import import_catalyst
+
+    import_catalyst()  # as the command does, before anything else imports it
     from catalyst import dl
 
     from rdtrain import build

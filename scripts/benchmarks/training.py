@@ -139,6 +139,9 @@ def _bare(config: Any) -> tuple[list[float], float]:
 
 
 def _ours(config: Any) -> tuple[list[float], float]:
+    from rdtrain.quick_catalyst import import_catalyst
+
+    import_catalyst()  # as the command does, before anything else imports it
     from catalyst import dl
 
     from rdtrain import build

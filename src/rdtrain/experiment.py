@@ -188,6 +188,7 @@ def engine_section(engine: Machine) -> schema.Engine:
     return schema.Engine(
         device=engine.device,
         threads=engine.threads,
+        malloc=engine.malloc,
         distributed=False,
         precision="fp32",
         compile=False,

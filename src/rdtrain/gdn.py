@@ -9,6 +9,9 @@ of y (Balle et al. 2016, arXiv 1511.06281; the derivatives are ours):
 
     d = g x n^(p - 1)        dx = g n^p + 2 p x (gamma^T d)        dgamma = p d s^T        dbeta = p sum d
 
+There is no second derivative: who wants a penalty on gradients sets `engine.channels_last=false`, which leaves all of
+it to CompressAI's own pass.
+
 Shapes: x, y, g (B, C, H, W), channels last; a block is (P, C), P pixels.
 """
 
@@ -22,7 +25,7 @@ from compressai.layers import GDN
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rdtrain.entropy.classes import mix_in
+from rdtrain.mixing import mix_in
 
 BLOCK = 1024
 """Pixels: with 128 channels half a megabyte a tensor, of which four are in use at a time."""

@@ -117,3 +117,13 @@ def merged(means: Mapping[str, float], samples: int, engine: Accelerator) -> dic
     torch.distributed.all_gather_object(parts, (dict(means), samples))
     total = sum(n for _, n in parts)
     return with_psnr_of_mean_mse({name: sum(part[name] * n for part, n in parts) / total for name in means})
+
+
+def leave() -> None:
+    """Part from the other processes of a run that has come to its end.
+
+    A process that ends without it may abort while it ends: gloo's threads are still there ("terminate called without an
+    active exception"), and torchrun then calls the whole run failed.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rdtrain import build, checkpoint, environment, preflight
+from rdtrain import build, checkpoint, environment, preflight, ranks
 from rdtrain.config.schema import Config
 from rdtrain.data.inventory import Inventory, make_stores, take_inventory
 from rdtrain.data.loaders import explain_loader_error
@@ -51,6 +51,7 @@ def train(config: Config, overrides: Sequence[str] = ()) -> RunFolder:
         with locked(folder.path, engine.is_main_process):
             if not _is_finished(folder):
                 _run(config, overrides, inventory, folder, engine, interruption)
+        ranks.leave()
         interruption.check()
     return folder
 

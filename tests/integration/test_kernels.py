@@ -259,18 +259,17 @@ def test_the_quick_suite_makes_a_leaderboard(tmp_path: Path) -> None:
 def test_the_half_spectrum_conditions_adam_beyond_its_hidden_rate(
     configure: Callable[..., Config],
 ) -> None:
-    """Within three times the range of what one seed and another recipe of pink noise gave."""
-    folder = run(configure("experiment=kernels/conditioning", "target.name=edge", "inputs.name=pink"))
+    folder = run(configure("experiment=kernels/conditioning", "target.name=edge"))
     errors: dict[str, list[float]] = {}
     for one in results.read_results(folder.figures / "results.csv"):
         errors.setdefault(one.arm, []).append(one.kernel_error)
-    table = {"plain": 0.808, "plain-as-rfft": 0.571, "rfft": 0.055, "rdft": 0.145}
-    for arm, value in table.items():
+    notes = {"plain": 0.808, "plain-as-rfft": 0.571, "rfft": 0.055, "rdft": 0.145}  # earlier ones, of seed 0
+    for arm, value in notes.items():
         assert len(errors[arm]) == 5
-        assert min(errors[arm]) / 3 < value < 3 * max(errors[arm]), (arm, errors[arm])
-    assert max(errors["rfft"]) < 0.25 * min(errors["plain-as-rfft"]) and max(errors["rdft"]) < 0.5 * min(
-        errors["plain"]
-    )
+        assert min(errors[arm]) < value < max(errors[arm]), (arm, errors[arm])
+    for seed in range(5):
+        assert errors["rfft"][seed] < 0.3 * errors["plain-as-rfft"][seed]
+        assert errors["rdft"][seed] < 0.3 * errors["plain"][seed]
 
 
 # Of a script with torch.manual_seed(0), two nn.Conv2d and torch.manual_seed(2), with CompressAI's SpectralConv2d for

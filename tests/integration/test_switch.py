@@ -233,7 +233,7 @@ def test_moments_that_are_kept_make_another_run_than_moments_that_are_reset(conf
         assert not torch.equal(ends[i]["g_a.0.weight"], ends[j]["g_a.0.weight"])
 
 
-@pytest.mark.parametrize("option", ["engine.precision=bf16", "engine.accumulate=2", "engine.channels_last=true"])
+@pytest.mark.parametrize("option", ["engine.precision=bf16", "engine.accumulate=2", "engine.channels_last=false"])
 def test_the_switch_works_with(option: str, configure: Configure) -> None:
     folder = train(configure(*PLATEAU, option, "conv.switch.moments=shadow"))
     assert _column(folder, "conv/spectral") == [1, 1, 1, 0, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 _LOOK = """
@@ -25,8 +26,9 @@ from catalyst.callbacks.metrics.confusion_matrix import ConfusionMatrixCallback
 """
 
 
-def looked(hide: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-c", _LOOK.format(hide=hide)], capture_output=True, text=True, check=True)
+def looked(hide: str, folder: Path | None = None) -> dict[str, Any]:
+    command = [sys.executable, "-c", _LOOK.format(hide=hide)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
@@ -43,3 +45,9 @@ def test_pyplot_and_sklearn_stay_out_and_only_their_callbacks_are_missing() -> N
 def test_what_was_imported_before_stays() -> None:
     assert looked("(__import__('matplotlib.pyplot'), import_catalyst())[1]")["hidden"] == ["optuna"]
     assert looked("(__import__('catalyst'), import_catalyst())[1]")["hidden"] == []
+
+
+def test_a_users_settings_of_catalyst_are_followed(tmp_path: Path) -> None:
+    (tmp_path / ".catalyst").write_text("[catalyst]\nml_required = true\n")
+    found = looked("import_catalyst()", tmp_path)
+    assert found["hidden"] == [] and found["sklearn"] and "ConfusionMatrixCallback" in found["names"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from rdtrain.coding.rans import Coder, Decoder, Ints, Tables, encode, has_numba, prepare
 from rdtrain.coding.scales import Floats, ScaleIndex
-from rdtrain.entropy.classes import mix_in
+from rdtrain.mixing import mix_in, put_behind
 from rdtrain.probes import check_codable
 
 _Result = TypeVar("_Result")
@@ -41,7 +40,7 @@ def use_coder(model: nn.Module, coder: Coder) -> list[str]:
         return []
     found = {name: module for name, module in model.named_modules() if _is_known(module)}
     for module in found.values():
-        module.__class__ = _behind(type(module))  # type: ignore[arg-type]  # a class is hashable
+        module.__class__ = put_behind(_Arrays, type(module))
         module.entropy_coder = _ArrayCoder()
         if isinstance(module, GaussianConditional):
             mix_in(_QuickIndexes, module)
@@ -88,12 +87,6 @@ def _is_known(module: nn.Module) -> bool:
         and not isinstance(module, GaussianMixtureConditional | _Arrays)
         and module.entropy_coder.name == _THEIRS
     )
-
-
-@cache
-def _behind(kind: type[nn.Module]) -> Any:
-    # What a class does itself comes first; what it has from EntropyModel is then ours.
-    return type(kind.__name__, (kind, _Arrays), {})
 
 
 class _ArrayCoder:

@@ -23,7 +23,7 @@ from torch import Tensor
 from rdtrain.coding.context_network import can_be_matrices
 from rdtrain.coding.context_pass import Coded, Pass
 from rdtrain.coding.rans import Decoder, Ints, encode
-from rdtrain.entropy.classes import mix_in, take_out
+from rdtrain.mixing import mix_in, take_out
 from rdtrain.probes import Undecodable, check_codable
 
 RASTER = "raster"

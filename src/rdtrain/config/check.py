@@ -111,6 +111,20 @@ def cross_check(config: Config) -> list[str]:
             f"dataset.patch_size={config.dataset.patch_size}: MS-SSIM with its five scales needs a side above 160; "
             "type dataset.patch_size=256"
         )
+    search = config.search
+    if (
+        search is not None
+        and search.name == "target_bpp"
+        and config.criterion.metric == "ms-ssim"
+        and search.lmbda[1] <= 1
+    ):
+        problems.append(
+            f"search.lmbda={list(search.lmbda)} is for criterion.metric=mse; with ms-ssim type search.lmbda=[0.3,500]"
+        )
+    if config.launcher.name == "ray" and config.engine.device == "cuda" and not config.launcher.gpus:
+        problems.append(
+            "launcher.gpus=0.0: Ray shows a job the GPUs that it asks for; with engine.device=cuda type launcher.gpus=1"
+        )
     if config.dataset.infer_name is not None and config.dataset.infer_root is None:
         problems.append(f"dataset.infer_name={config.dataset.infer_name} needs its folder: type dataset.infer_root=DIR")
     return problems

@@ -29,6 +29,7 @@ class Machine(Section):
 
     device: Literal["auto", "cpu", "cuda"]
     threads: Threads | None
+    malloc: Literal["tuned", "default"] = "tuned"
 
 
 class Conv(Section):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 
 def _no_bool(value: object) -> object:
@@ -245,6 +245,16 @@ class SlurmLauncher(Section):
     wait: bool
     sbatch: dict[Annotated[str, Field(pattern="^[a-z_-]+$")], bool | int | Text]
 
+    @field_validator("grace_s")
+    @classmethod
+    def _leaves_time_to_train(cls, grace_s: int, info: ValidationInfo) -> int:
+        minutes = info.data.get("minutes")
+        if minutes is not None and grace_s >= 60 * minutes:
+            raise ValueError(
+                f"a job of launcher.minutes={minutes} would be stopped as it begins; type less, or more minutes"
+            )
+        return grace_s
+
 
 class RayLauncher(Section):
     """`launcher=ray`."""
@@ -256,13 +266,19 @@ class RayLauncher(Section):
     retries: Natural
 
 
-Range = tuple[Positive, Positive]  # smallest and largest
+def _is_pair(value: object) -> object:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("should be [SMALLEST, LARGEST]")
+    return value
 
 
-def _rising(value: Range) -> Range:
+def _rising(value: tuple[float, float]) -> tuple[float, float]:
     if not value[0] < value[1]:
         raise ValueError("should be [SMALLEST, LARGEST]")
     return value
+
+
+Range = Annotated[tuple[Positive, Positive], BeforeValidator(_is_pair), AfterValidator(_rising)]
 
 
 class LrSearch(Section):
@@ -272,8 +288,8 @@ class LrSearch(Section):
     trials: Count
     at_once: Count | None
     seed: Natural
-    lr: Annotated[Range, AfterValidator(_rising)]
-    aux_lr: Annotated[Range, AfterValidator(_rising)] | None
+    lr: Range
+    aux_lr: Range | None
 
 
 class TargetBppSearch(Section):
@@ -284,7 +300,7 @@ class TargetBppSearch(Section):
     at_once: Count | None
     target_bpp: Positive
     tolerance: Annotated[float, _Number, Field(ge=0, lt=1)]
-    lmbda: Annotated[Range, AfterValidator(_rising)]
+    lmbda: Range
 
 
 def _chosen(value: object) -> object:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
+
+from rdtrain.mixing import put_behind
 
 
 class _Mended(EntropyBottleneck):
@@ -51,11 +51,5 @@ def mend_bottlenecks(model: nn.Module) -> list[str]:
     found = {name: module for name, module in model.named_modules() if isinstance(module, EntropyBottleneck)}
     for module in found.values():
         if not isinstance(module, _Mended):
-            module.__class__ = _mended(type(module))  # type: ignore[arg-type]  # a class is hashable
+            module.__class__ = put_behind(_Mended, type(module))
     return list(found)
-
-
-@cache
-def _mended(kind: type[nn.Module]) -> type[nn.Module]:
-    # What a class does itself, or another change of it, comes first.
-    return _Mended if kind is EntropyBottleneck else type(kind.__name__, (kind, _Mended), {})

@@ -8,7 +8,7 @@ import torch
 from compressai.entropy_models import EntropyModel
 from torch import Tensor, nn
 
-from rdtrain.entropy.classes import mix_in
+from rdtrain.mixing import mix_in
 
 
 class _InFloat32:

@@ -13,8 +13,8 @@ import torch
 from compressai.entropy_models import EntropyModel
 from torch import Tensor, nn
 
-from rdtrain.entropy.classes import mix_in
 from rdtrain.losses import RateDistortionLoss
+from rdtrain.mixing import mix_in
 
 
 class _Quantized:

@@ -16,7 +16,7 @@ from compressai.entropy_models import EntropyBottleneck
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rdtrain.entropy.classes import mix_in
+from rdtrain.mixing import mix_in
 
 Array = NDArray[np.float64]
 TOLERATED = 0.01

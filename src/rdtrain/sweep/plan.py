@@ -22,6 +22,7 @@ from rdtrain.config.tasks import TRAIN
 from rdtrain.errors import UserError
 
 FORMAT = 1
+PATIENCE_S = 60.0  # with the lock of the folder plan/: for others that plan points of the same sweep, or look at them
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # several times as fast, where PyYAML was built with libyaml
 
 

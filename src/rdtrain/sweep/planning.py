@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,11 @@ from rdtrain.config.shared import SharedComposition
 from rdtrain.config.tasks import program_of, task_of
 from rdtrain.errors import UserError
 from rdtrain.lock import locked
-from rdtrain.sweep.plan import Plan, Point, code_hash
+from rdtrain.sweep.plan import PATIENCE_S, Plan, Point, code_hash
 from rdtrain.sweep.status import FINISHED, status, write_status
 
 _REMOTE = ("slurm", "ray")  # launchers whose jobs find other devices than this machine's
 _SHARED = ("paths", "launcher", "search")  # what a sweep has one of, whatever its points
-_PATIENCE_S = 60.0  # for another command that plans points of the same sweep
 
 
 def make_plan(config: DictConfig, batch: Sequence[Sequence[str]]) -> list[Point]:
@@ -35,8 +35,10 @@ def make_plan(config: DictConfig, batch: Sequence[Sequence[str]]) -> list[Point]
         The points.
 
     Raises:
-        UserError: a point is wrong, and nothing is written.
+        UserError: a point is wrong, or torchrun has started several processes; nothing is written.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a sweep is planned by one process: type the command without torchrun, or one run without -m")
     compose, code, folder = _composition(config), code_hash(), sweep_folder(config)
     points, raws, configs, shared = [], [], {}, _shared(config)
     problems: dict[str, None] = {}
@@ -53,7 +55,7 @@ def make_plan(config: DictConfig, batch: Sequence[Sequence[str]]) -> list[Point]
             raws.append(raw)
     if found := list(problems) or _job_problems(folder, points, raws):
         raise UserError(found)
-    with locked(folder / "plan", patience_s=_PATIENCE_S):
+    with locked(folder / "plan", patience_s=PATIENCE_S):
         plan = Plan.read(folder).grown(points)
         plan.write(configs)
         write_status(plan)

@@ -14,8 +14,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rdtrain.lock import is_held
-from rdtrain.sweep.plan import Plan, Point
+from rdtrain.lock import is_held, locked
+from rdtrain.sweep.plan import PATIENCE_S, Plan, Point
 
 FINISHED = "finished"
 FAILED = "failed"
@@ -106,7 +106,8 @@ def refresh_status(plan: Plan, ended: str) -> None:
     if age > len(plan.points) / _POINTS_PER_S or not _is_any_held(plan, ended):
         if path.is_file():
             os.utime(path)  # jobs that end meanwhile leave it to this one
-        write_status(Plan.read(plan.folder))
+        with locked(plan.folder / "plan", patience_s=PATIENCE_S):  # what was looked at first is not to be written last
+            write_status(Plan.read(plan.folder))
 
 
 def _is_any_held(plan: Plan, ended: str) -> bool:

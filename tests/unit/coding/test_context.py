@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from rdtrain.coding import context, context_pass, rans
 from rdtrain.coding.context import RASTER, WAVEFRONT, coding_order, use_coding_order
-from rdtrain.entropy.classes import mix_in
 from rdtrain.evaluation import evaluate_image, evaluation_copy
+from rdtrain.mixing import mix_in
 from rdtrain.probes import LatentOverflow, entropy_models, guarded
 from rdtrain.rate_gap import EMPTY_STATE_BITS, code_lengths
 

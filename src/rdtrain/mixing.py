@@ -20,6 +20,24 @@ def mix_in(mixin: type, module: nn.Module) -> None:
         module.__class__ = _mixed(mixin, type(module))  # type: ignore[arg-type]  # a class is hashable
 
 
+def put_behind(base: type, kind: type[nn.Module]) -> type[nn.Module]:
+    """A class with another one behind it: what it does itself comes first, what it has from its bases is replaced.
+
+    Args:
+        base: a class that derives from a base of `kind`; its methods replace those that `kind` inherits from there.
+        kind: the class of a module.
+
+    Returns:
+        Always the same class for the same two; `base` itself where `kind` adds nothing to its own base.
+    """
+    return _behind(base, kind)  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _behind(base: type, kind: type[nn.Module]) -> type[nn.Module]:
+    return base if kind in base.__bases__ else type(kind.__name__, (kind, base), {})
+
+
 def take_out(mixin: type, module: nn.Module) -> None:
     """Undo `mix_in`; what was mixed in later stays.
 
