@@ -84,6 +84,36 @@ def _weights_of_both(folder: Path, *options: str, rewrap: bool = True, steps: in
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
+WITHOUT_NOISE = """
+from compressai.entropy_models import EntropyModel
+EntropyModel.quantize = lambda self, inputs, mode, means=None: inputs
+"""
+
+
+def test_two_processes_make_the_steps_of_one_with_both_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    (tmp_path / "witness.py").write_text(WITNESS + WITHOUT_NOISE)  # noise would not be the same
+    words = ("conv=plain", "optimizer=sgd", "engine.clip_grad_norm=null", "engine.device=cpu")
+    found = []
+    for name, start, batch in (("one", ("rdtrain",), 8), ("two", TWO, 4)):
+        folder = tmp_path / name
+        folder.mkdir()
+        witness = f"+callbacks.witness={{_target_: witness.Witness, folder: {folder}}}"
+        final = _run(folder, *start, *words, f"dataset.batch_size={batch}", witness)
+        found.append((final, torch.load(folder / "0.pt")))
+    (one, weights), (two, others) = found
+    for name in (
+        name for name in one if name.startswith("train/") and "/time/" not in name and "grad_norm" not in name
+    ):
+        assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-9), name
+    moved: list[str] = []
+    for name, value in build_model("bmshj2018-factorized", {"N": 4, "M": 6}, 1).named_parameters():
+        step, other = weights[name] - value, others[name] - value
+        torch.testing.assert_close(other, step, rtol=1e-3, atol=1e-3 * step.abs().max().item(), msg=name)
+        moved += [name] * bool(step.abs().max() > 0)
+    assert {f"g_{part}.{layer}.weight" for part in "as" for layer in (0, 2, 4, 6)} < set(moved)
+
+
 @pytest.mark.parametrize("form", [("conv=plain",), SWITCH])
 def test_two_processes_learn_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]) -> None:
     """Ranks that step with gradients that are not averaged drift apart."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -111,3 +112,14 @@ def test_a_model_of_nans_is_an_error_and_not_a_hang() -> None:
             parameter.fill_(math.nan)
     with pytest.raises(ValueError, match="non-finite"):
         evaluation_copy(model)
+
+
+@pytest.mark.parametrize("name", ["bmshj2018-hyperprior", "mbt2018-mean"])
+def test_strings_do_not_depend_on_where_channels_lie(name: str) -> None:
+    """Scales that are rounded otherwise could fall to another table, and nobody else could decode."""
+    model = evaluation_copy(trained_model(name))
+    stock = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    x = images(1, 128, 192, seed=5)
+    assert not model.g_a[2].weight.is_contiguous() and stock.g_a[2].weight.is_contiguous()
+    strings = [one.compress(x)["strings"] for one in (model, stock)]
+    assert strings[0] == strings[1]

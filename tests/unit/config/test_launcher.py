@@ -106,3 +106,27 @@ def test_a_folder_does_not_touch_the_launcher(content: str, typed: list[str], tr
     found = foreign_problems(["experiment=theirs", *typed, *QUIET], "train", str(tmp_path))
     assert (found == []) == trusted
     assert trusted or all("hydra.launcher._target_" in problem for problem in found)
+
+
+def test_limits_that_cannot_work_are_told() -> None:
+    _needs("slurm")
+    (said,) = _problems("launcher=slurm", "launcher.minutes=2")
+    assert said.startswith("launcher.grace_s=120: a job of launcher.minutes=2 would be stopped as it begins")
+    assert _problems("launcher=slurm", "launcher.minutes=3") == []
+
+
+def test_a_gpu_is_asked_of_ray() -> None:
+    _needs("ray")
+    (said,) = _problems("launcher=ray", "engine.device=cuda")
+    assert said.startswith("launcher.gpus=0.0: ") and said.endswith("type launcher.gpus=1")
+    assert _problems("launcher=ray", "engine.device=cuda", "launcher.gpus=0.5") == []
+
+
+def test_ranges_of_searches() -> None:
+    assert _problems("search=lr", "search.lr=1e-4") == ["search.lr=0.0001: should be [SMALLEST, LARGEST]"]
+    assert _problems("search=lr", "search.lr=[1e-3,1e-4]") == [
+        "search.lr=[0.001, 0.0001]: should be [SMALLEST, LARGEST]"
+    ]
+    (said,) = _problems("search=target_bpp", "criterion.metric=ms-ssim")
+    assert said == "search.lmbda=[0.0003, 0.3] is for criterion.metric=mse; with ms-ssim type search.lmbda=[0.3,500]"
+    assert _problems("search=target_bpp", "criterion.metric=ms-ssim", "search.lmbda=[0.3,500]") == []

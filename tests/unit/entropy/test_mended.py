@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from rdtrain.conv.convert import to_spectral
+from rdtrain.conv.transforms import Rfft
 from rdtrain.entropy.mended import mend_bottlenecks
 from rdtrain.entropy.precision import keep_entropy_models_in_float32
 from rdtrain.entropy.quantizer import use_quantizer
 from rdtrain.entropy.stable import use_stable_likelihood
+from rdtrain.gdn import normalize_in_blocks
 from rdtrain.models import build_model
 
 MODELS = {
@@ -100,6 +103,23 @@ def test_a_model_is_one_graph(name: str) -> None:
     mend_bottlenecks(net)
     torch._dynamo.reset()
     explained = torch._dynamo.explain(net)(images(1, 3, 64, 64))
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_run_compiles_is_one_graph(name: str) -> None:
+    """With spectral kernels, channels last, GDN in blocks, and the entropy models in float32 under bf16."""
+    net = build_model(name, MODELS[name], 1)
+    assert to_spectral(net, Rfft())
+    mend_bottlenecks(net)
+    normalize_in_blocks(net)
+    keep_entropy_models_in_float32(net)
+    net.to(memory_format=torch.channels_last)
+    torch._dynamo.reset()
+    x = images(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        explained = torch._dynamo.explain(net)(x)
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
 
 

@@ -15,7 +15,7 @@ from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rdtrain import compression
 from rdtrain.cli import _sweep_folder
@@ -134,3 +134,9 @@ def test_the_folder_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert folder(*search) == folder("search=lr", "search.at_once=2") != folder("search=lr", "search.seed=2")
     target = ("search=target_bpp", "search.target_bpp=0.25")
     assert folder(*target) == folder(*target, "search.tolerance=0.1")
+
+
+def test_a_sweep_is_planned_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")  # of torchrun
+    with pytest.raises(UserError, match="without torchrun, or one run without -m"):
+        make_plan(OmegaConf.create({}), [])
