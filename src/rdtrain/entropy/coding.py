@@ -36,6 +36,7 @@ class Split:
     """The coder's bits of each latent, in the order of coding, which is that of the forward pass without context.
 
     Args:
+        symbols: the integers in the strings, (C, n).
         ideal: -log2 of the symbol's likelihood under the parameters that it was coded with, (C, n).
         bits: with the tables, escape code and bypass included, (C, n).
         is_tail: whether the symbol is outside its table, (C, n).
@@ -44,6 +45,7 @@ class Split:
         length: of the strings, bits.
     """
 
+    symbols: Array
     ideal: Array
     bits: Array
     is_tail: Array
@@ -59,7 +61,7 @@ class Coded:
     Args:
         ideal: -log2 of the forward pass's likelihoods, (C, n).
         latents: before quantisation, (C, n).
-        centres: what is coded is the rounded difference from them, (C, n).
+        centres: the forward pass rounds the difference from them, (C, n).
         scales: of a Gaussian conditional, not below its bound, (C, n); else None.
         in_padding: whether a latent covers nothing but padding, (n,); never for models that work pixel by pixel.
         split: what the coder did; None where symbols and strings do not correspond.
@@ -74,7 +76,7 @@ class Coded:
 
     @property
     def symbols(self) -> Array:
-        """The integers that are coded, (C, n)."""
+        """The integers of the forward pass, (C, n); without context also those that are coded."""
         return np.rint(self.latents - self.centres).astype(np.int64)
 
 
@@ -170,6 +172,7 @@ def _split(model: Any, message: Message, coded: Coded) -> Split | None:
         return None
     bits, is_tail = code_lengths(model, message.symbols.ravel(), message.indexes.ravel())
     return Split(
+        symbols=message.symbols,
         ideal=_ideal(model, message, coded),
         bits=bits.reshape(coded.ideal.shape),
         is_tail=is_tail.reshape(coded.ideal.shape),

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from rdtrain.bitstream import leaves
 from rdtrain.coding.classes import tables_of
 from rdtrain.coding.context import WAVEFRONT, coding_order, read_latents
-from rdtrain.coding.rans import Decoder
+from rdtrain.coding.rans import Decoder, Tables, encode
 from rdtrain.probes import CodedString, entropy_models, wrapped
 
 Array = NDArray[Any]
@@ -133,7 +133,7 @@ def _of_bottleneck(entropy_model: Any, own: Sequence[CodedString]) -> Message | 
 def _by_parts(own: Sequence[CodedString], noted: Sequence[Parameters]) -> Message | None:
     # The coder got whole tensors, channel by channel.
     if len(own) != len(noted) or any(
-        len(one.symbols) != part.scales.numel() for one, part in zip(own, noted, strict=True)
+        not np.array_equal(one.indexes, part.indexes.flatten().cpu()) for one, part in zip(own, noted, strict=True)
     ):
         return None
     channels = [part.scales.shape[1] for part in noted]
@@ -149,13 +149,24 @@ def _by_parts(own: Sequence[CodedString], noted: Sequence[Parameters]) -> Messag
 
 def _by_places(entropy_model: Any, strings: Sequence[bytes], noted: Sequence[Parameters]) -> Message | None:
     # One place after the other, all its channels: the symbols are read back.
-    if len(strings) != 1 or not noted:
+    if len(strings) != 1 or len({calls.scales.numel() for calls in noted}) != 1:
         return None
     scales, indexes = (
         torch.cat([values.reshape(1, -1) for values in calls]).cpu().numpy() for calls in zip(*noted, strict=True)
     )
-    symbols = Decoder(strings[0], tables_of(entropy_model)).decode(indexes).reshape(indexes.shape)
-    return Message(symbols.T, indexes.T, scales.T.astype(np.float64), strings)
+    symbols = _read(strings[0], indexes, tables_of(entropy_model))
+    if symbols is None:
+        return None
+    return Message(symbols.reshape(indexes.shape).T, indexes.T, scales.T.astype(np.float64), strings)
+
+
+def _read(string: bytes, indexes: Array, tables: Tables) -> Array | None:
+    # Another order, or other tables, give symbols too; but not those that make the same string.
+    try:
+        symbols = Decoder(string, tables).decode(indexes)
+        return symbols if encode(symbols, indexes, tables) == string else None
+    except ValueError:
+        return None
 
 
 def _of_wavefront(model: nn.Module, coded: Mapping[str, Any]) -> Message:

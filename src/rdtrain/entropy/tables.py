@@ -150,15 +150,22 @@ def scales_table(study: Study, name: str) -> Table:
     tally = study.tallies[name]
     table = tally.model.scale_table.double().cpu().numpy()
     widths = tally.model.cdf_length.cpu().numpy() - 2
-    sums, rows = tally.by_scale, []
-    for i in np.flatnonzero(sums["count"]):
-        n = sums["count"][i]
-        means = [sums["ideal"][i] / n, sums["coded"][i] / n, sums["escapes"][i], np.sqrt(sums["square"][i] / n)]
-        rows.append([str(i), _cell(table[i]), str(widths[i]), f"{n:.0f}", *map(_cell, means)])
-    header = ["entry", "scale", "symbols in table", "latents", "ideal [bit/latent]", "coded [bit/latent]", "escapes"]
+    sums = tally.by_scale
+    with np.errstate(invalid="ignore"):  # entries that one of the two does not use
+        columns = {
+            "latents": sums["count"],
+            "ideal [bit/latent]": sums["ideal"] / sums["count"],
+            "rms of normalised residual": np.sqrt(sums["square"] / sums["count"]),
+            "latents coded": sums["coded_count"],
+            "coded [bit/latent]": sums["coded"] / sums["coded_count"],
+            "escapes": sums["escapes"],
+        }
+    used = np.flatnonzero((sums["count"] > 0) | (sums["coded_count"] > 0))
+    rows = [[str(i), _cell(table[i]), str(widths[i]), *(_cell(of[i]) for of in columns.values())] for i in used]
     note = "Normalised residual: (y - mean) / scale; its root mean square is 1 where the scales are right."
+    note += " Models with context code some latents with other scales than those of the forward pass."
     title = f"Scale table of {name}"
-    return Table(slug(f"scales-{name}"), title, [*header, "rms of normalised residual"], rows, note)
+    return Table(slug(f"scales-{name}"), title, ["entry", "scale", "symbols in table", *columns], rows, note)
 
 
 def save_image_channels(images: Sequence[ImageParts], folder: Path) -> Path:

@@ -63,13 +63,15 @@ class Tally:
         count: latents of each channel.
         pixels: of the images.
         parts: sums of `channel_parts`, (C,) each.
-        histogram: how often each symbol from -`SPAN` to `SPAN` came, (C, 2 SPAN + 1).
+        histogram: how often each symbol from -`SPAN` to `SPAN` was coded, (C, 2 SPAN + 1); where that is not known, how
+            often the forward pass has it.
         lost: latents whose float32 likelihood is off by more than 1 %, (C,); bottlenecks only.
         lost_bits: what the float32 likelihoods say beyond the exact ones, (C,).
         scale_counts: latents by entry of the scale table, as `rdtrain.latents.ScaleUse` counts them, (T + 1,).
         residuals: histogram of (latent - mean) / scale over `EDGES`, all channels; Gaussian conditionals only.
-        by_scale: for each entry of the scale table, (T,): `count`, `ideal` and `coded` bits, `escapes`, `square` (sum
-            of squared normalised residuals).
+        by_scale: for each entry of the scale table, (T,), of the latents that the forward pass gives it: `count`,
+            `ideal` bits, `square` (sum of squared normalised residuals); of those that were coded with it:
+            `coded_count`, `coded` bits, `escapes`, NaN where they are not known. With context the two differ.
     """
 
     def __init__(self, model: Any, channels: int) -> None:
@@ -79,7 +81,7 @@ class Tally:
         self.histogram = np.zeros((channels, 2 * SPAN + 1), dtype=np.int64)
         self.lost, self.lost_bits = np.zeros(channels, dtype=np.int64), np.zeros(channels)
         self.residuals = np.zeros(EDGES.size - 1, dtype=np.int64)
-        names = ("count", "ideal", "coded", "escapes", "square")
+        names = ("count", "ideal", "square", "coded_count", "coded", "escapes")
         self.scale_counts = np.zeros(0 if self.is_bottleneck else len(model.scale_table) + 1, dtype=np.int64)
         self.by_scale = {} if self.is_bottleneck else {name: np.zeros(len(model.scale_table)) for name in names}
 
@@ -114,7 +116,8 @@ class Tally:
         self.pixels += pixels
         for name, values in channel_parts(coded).items():
             self.parts[name] = self.parts[name] + values
-        for row, symbols in zip(self.histogram, np.clip(coded.symbols, -SPAN, SPAN) + SPAN, strict=True):
+        came = coded.symbols if coded.split is None else coded.split.symbols
+        for row, symbols in zip(self.histogram, np.clip(came, -SPAN, SPAN) + SPAN, strict=True):
             row += np.bincount(symbols, minlength=row.size)
         if self.is_bottleneck:
             self._compare_precision(coded)
@@ -137,13 +140,14 @@ class Tally:
         table = self.model.scale_table.double().cpu().numpy()
         self.scale_counts += scale_use(coded.scales.ravel(), table).counts
         indexes = np.minimum(np.searchsorted(table, coded.scales.ravel()), table.size - 1)
-        split, nothing = coded.split, np.full(indexes.size, np.nan)
-        by_entry = {
-            "count": (indexes, np.ones(indexes.size)),
-            "ideal": (indexes, coded.ideal.ravel()),
-            "square": (indexes, residuals.ravel() ** 2),
-            "coded": (indexes, nothing) if split is None else (split.indexes.ravel(), split.bits.ravel()),
-            "escapes": (indexes, nothing) if split is None else (split.indexes.ravel(), split.is_tail.ravel()),
-        }
-        for name, (entries, values) in by_entry.items():
-            self.by_scale[name] += np.bincount(entries, values, table.size)
+        ones = np.ones(indexes.size)
+        self._add_by_scale(indexes, count=ones, ideal=coded.ideal, square=residuals**2)
+        split, unknown = coded.split, np.full(indexes.size, np.nan)
+        if split is None:
+            self._add_by_scale(indexes, coded_count=unknown, coded=unknown, escapes=unknown)
+        else:
+            self._add_by_scale(split.indexes, coded_count=ones, coded=split.bits, escapes=split.is_tail)
+
+    def _add_by_scale(self, entries: Array, **sums: Array) -> None:
+        for name, values in sums.items():
+            self.by_scale[name] += np.bincount(entries.ravel(), values.ravel(), self.by_scale[name].size)

@@ -7,12 +7,14 @@ import io
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from compressai.ans import BufferedRansEncoder
 from compressai.entropy_models import EntropyBottleneck
+from compressai.models import google, vbr
 from tiny_codecs import CRITERION, fingerprint, images, spread_latents, tiny_model, trained_model
 
 from rdtrain import bitstream
@@ -22,7 +24,7 @@ from rdtrain.entropy import coding
 from rdtrain.entropy.coding import Coded, code_image
 from rdtrain.entropy.learned import entropy, learned
 from rdtrain.entropy.page import sections
-from rdtrain.entropy.study import Study, header_bits, study
+from rdtrain.entropy.study import Study, header_bits, image_parts, study
 from rdtrain.entropy.tables import channels_table, models_table, parts_table, scales_table
 from rdtrain.entropy.tally import SPAN, Tally, channel_parts
 from rdtrain.eval.evaluate import as_stream
@@ -41,6 +43,12 @@ def subject(name: str) -> Subject:
     return Subject(Path("model.pth"), name, evaluation_copy(trained_model(name)))
 
 
+def spread_model(name: str, spread: float) -> Any:
+    model = tiny_model(name)
+    spread_latents(model, spread)
+    return model
+
+
 def studied(one: Subject, *seeds: int) -> Study:
     shown = ((f"{seed}.png", images(1, 70, 101, seed=seed)) for seed in seeds)
     found = {n: m.quantiles for n, m in one.model.named_modules() if isinstance(m, EntropyBottleneck)}
@@ -56,9 +64,7 @@ def hyperprior() -> tuple[Subject, Study]:
 @pytest.mark.parametrize("spread", [8, 400])  # few escapes, and many
 @pytest.mark.parametrize("name", ["bmshj2018-factorized", "mbt2018-mean", *_CONTEXT])
 def test_parts_add_up_to_the_file(name: str, spread: float) -> None:
-    model = tiny_model(name)
-    spread_latents(model, spread)
-    model = evaluation_copy(model)
+    model = evaluation_copy(spread_model(name, spread))
     x = images(1, 70, 101, seed=4)
     with torch.no_grad():
         model(images(1, 64, 64))  # masked convolutions zero their weights at their first pass
@@ -128,9 +134,7 @@ def test_a_channel_by_hand(hyperprior: tuple[Subject, Study]) -> None:
 @pytest.mark.parametrize("name", ["mbt2018", "cheng2020-anchor"])
 def test_context_models_are_taken_apart_by_what_they_decode_to(name: str) -> None:
     """Ideal bits against the model's own layers on its decoded latents, coded bits against its own order of coding."""
-    model = tiny_model(name)
-    spread_latents(model, 20)
-    raster = evaluation_copy(model)
+    raster = evaluation_copy(spread_model(name, 20))
     wavefront = copy.deepcopy(raster)
     assert use_coding_order(wavefront, WAVEFRONT)
     x = images(1, 64, 96)
@@ -150,6 +154,84 @@ def test_context_models_are_taken_apart_by_what_they_decode_to(name: str) -> Non
     assert abs(parts[0]["context"]).sum() > 1
 
 
+class _Listening(BufferedRansEncoder):
+    """CompressAI's encoder of context models, which remembers what it was given."""
+
+    given: ClassVar[list[tuple[Any, ...]]] = []
+
+    def encode_with_indexes(self, *message: Any) -> None:
+        self.given.append(message)
+        super().encode_with_indexes(*message)
+
+
+@pytest.mark.parametrize("name", ["mbt2018", "cheng2020-anchor", "mbt2018-vbr"])
+def test_each_channel_costs_what_compressai_coded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the lists that CompressAI's own loop hands to its coder, priced by hand; the wavefront has the same."""
+    monkeypatch.setattr(google, "BufferedRansEncoder", _Listening)
+    monkeypatch.setattr(vbr, "BufferedRansEncoder", _Listening)
+    monkeypatch.setattr(_Listening, "given", [])
+    raster = evaluation_copy(spread_model(name, 100))
+    wavefront = copy.deepcopy(raster)
+    x, channels = images(1, 70, 101, seed=4), 12
+    coded = [code_image(raster, x)]
+    ((symbols, indexes, cdfs, lengths, offsets),) = _Listening.given
+    bits, escapes, counted, used = np.zeros(channels), np.zeros(channels), np.zeros((channels, 2 * SPAN + 1)), {}
+    for place, (symbol, index) in enumerate(zip(symbols, indexes, strict=True)):
+        channel, code, escape = place % channels, int(symbol) - offsets[index], lengths[index] - 2
+        counted[channel, max(-SPAN, min(SPAN, int(symbol))) + SPAN] += 1
+        if not 0 <= code < escape:
+            raw = -2 * code - 1 if code < 0 else 2 * (code - escape)
+            bits[channel] += 4 * (1 + math.ceil(raw.bit_length() / 4))
+            escapes[channel] += 1
+            code = escape
+        bits[channel] += 16 - math.log2(cdfs[index][code + 1] - cdfs[index][code])
+        used[index] = used.get(index, 0) + 1
+    assert escapes.sum() > 10
+    if use_coding_order(wavefront, WAVEFRONT):
+        coded.append(code_image(wavefront, x))
+    assert (len(coded) == 2) == (name != "mbt2018-vbr")
+    for one in coded:
+        tally = Tally(raster.gaussian_conditional, channels)
+        tally.add(one.coded["gaussian_conditional"], one.pixels)
+        np.testing.assert_allclose(tally.coded, bits)
+        np.testing.assert_array_equal(tally.parts["escapes"], escapes)
+        np.testing.assert_array_equal(tally.histogram, counted)
+        assert {i: n for i, n in enumerate(tally.by_scale["coded_count"]) if n} == used
+        np.testing.assert_allclose(tally.by_scale["coded"].sum(), bits.sum())
+        split = one.coded["gaussian_conditional"].split
+        assert split is not None
+        assert split.length == 8 * len(one.strings[0][0]) == pytest.approx(bits.sum() + split.flush, abs=0.01)
+
+
+class _Backwards(BufferedRansEncoder):
+    def encode_with_indexes(self, symbols: list[int], indexes: list[int], *tables: Any) -> None:
+        super().encode_with_indexes(symbols[::-1], indexes[::-1], *tables)
+
+
+def test_an_order_that_is_not_known_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A string can be read in a wrong order, too, and gives symbols; but they do not make the same string."""
+    monkeypatch.setattr(google, "BufferedRansEncoder", _Backwards)
+    coded = code_image(evaluation_copy(spread_model("mbt2018", 20)), images(1, 64, 96))
+    parts = image_parts("an image", coded, 0)
+    assert coded.coded["gaussian_conditional"].split is None
+    assert parts.unsplit != parts.context == 0
+    assert parts.total == pytest.approx(coded.length, abs=0.01)
+
+
+def test_scales_are_counted_where_they_code() -> None:
+    """A context model codes some latents with other entries of the scale table than its forward pass has."""
+    one = Subject(Path("model.pth"), "cheng2020-anchor", evaluation_copy(spread_model("cheng2020-anchor", 400)))
+    found = studied(one, 4)
+    tally = found.tallies["gaussian_conditional"]
+    assert (tally.by_scale["count"] != tally.by_scale["coded_count"]).any()
+    assert tally.by_scale["count"].sum() == tally.by_scale["coded_count"].sum() == tally.count * 12
+    table = scales_table(found, "gaussian_conditional")
+    rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+    assert sum(int(row["latents"]) for row in rows) == sum(int(row["latents coded"]) for row in rows)
+    cost = sum(int(row["latents coded"]) * float(row["coded [bit/latent]"] or 0) for row in rows)
+    assert cost == pytest.approx(tally.coded.sum(), rel=1e-3)
+
+
 def test_where_symbols_and_strings_do_not_correspond_ideal_bits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coding, "messages", lambda *_: {})
     one = evaluation_copy(tiny_model("cheng2020-anchor"))
@@ -157,6 +239,7 @@ def test_where_symbols_and_strings_do_not_correspond_ideal_bits_are_kept(monkeyp
     tally = Tally(one.gaussian_conditional, len(coded.ideal))
     tally.add(coded, 64 * 64)
     assert coded.split is None
+    np.testing.assert_array_equal(tally.histogram.sum(1), tally.count)
     assert np.isnan(tally.coded).all() and np.isnan(tally.parts["escapes"]).all()
     assert tally.parts["ideal"].sum() == pytest.approx(coded.ideal.sum()) != 0
 
