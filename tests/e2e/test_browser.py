@@ -223,7 +223,9 @@ def test_tensorboard_lays_the_runs_over_each_other(browser: Browser, tensorboard
     expected = {"forward: train, valid, infer": 6, "infer: forward, real": 4, "train: noise, round, ste": 6}
     text = browser.wait_for(*names, *(rf"{chart}[ \d.]* Matches \({curves}\)" for chart, curves in expected.items()))
     assert "Loss [1]" in text and "Rate [bit/pixel]" in text and "PSNR [dB]" in text
-    lines = browser.evaluate(LINES)
+    end = time.monotonic() + SECONDS
+    while len(lines := browser.evaluate(LINES)) < sum(expected.values()) and time.monotonic() < end:
+        time.sleep(0.2)  # charts are drawn after their text
     by_colour = {
         colour: [line for line in lines if line["stroke"] == colour] for colour in {x["stroke"] for x in lines}
     }
