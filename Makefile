@@ -19,7 +19,7 @@ types: ## check types, on the package as it is installed
 test: ## the quick tests
 	pytest -n auto -m "not slow"
 
-long: ## the tests that take minutes each: 10,000 forged files, 500 override lists, 2,000 epochs, 50 kills, a browser, clusters
+long: ## the tests that take minutes each: 10,000 forged files, 500 override lists, 2,000 epochs, 50 kills, more on clusters
 	pytest -m long
 
 e2e: ## the tests that run the installed commands

@@ -24,6 +24,11 @@ SMALL = (
     "infer.max_images=1", "infer.every_n_epochs=2", "paths.runs=runs",
 )  # fmt: skip
 
+LONG = ("engine.num_epochs=3", "engine.epoch_steps=150", "checkpoint.every_n_steps=1")
+"""Trainings with time enough to be killed in."""
+EIGHT = (*LONG, "seed=1,2,3,4,5,6,7,8")
+"""The sweep that every launcher must bring to the results of a local one."""
+
 
 @contextmanager
 def begun(folder: Path, *words: str, environment: Mapping[str, str] = os.environ) -> Iterator[subprocess.Popen[str]]:
@@ -48,7 +53,7 @@ def sweep(folder: Path, *words: str, environment: Mapping[str, str] = os.environ
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:
     """Wait for a sweep and return what it printed and what it said of mistakes."""
-    said = "".join(process.communicate(timeout=500))
+    said = "".join(process.communicate(timeout=1200))
     assert process.returncode == code, said
     return said
 

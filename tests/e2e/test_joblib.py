@@ -10,11 +10,11 @@ pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install '
 
 import os
 
-from sweeps import differences, parts, runs, statuses, sweep
+from sweeps import EIGHT, differences, parts, runs, statuses, sweep
 
 from rdtrain.data.store import usable_cpus
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = pytest.mark.slow
 
 
 def test_points_in_reused_processes_that_load_data_in_others_equal_a_local_sweep(tmp_path: Path) -> None:
@@ -30,6 +30,15 @@ def test_points_in_reused_processes_that_load_data_in_others_equal_a_local_sweep
     assert "left alone: 3 already finished\n" in printed and statuses(tmp_path / "joblib") == ["finished"] * 4
     assert {path: path.stat().st_mtime_ns for path in files} == files
     sweep(tmp_path / "local", "seed=1,2,3,4", *loading)
+    assert differences(tmp_path / "joblib", tmp_path / "local") == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_eight_points_equal_a_local_sweep(tmp_path: Path) -> None:
+    sweep(tmp_path / "joblib", *EIGHT, "launcher=joblib")
+    sweep(tmp_path / "local", *EIGHT)
+    assert statuses(tmp_path / "joblib") == ["finished"] * 8
     assert differences(tmp_path / "joblib", tmp_path / "local") == []
 
 

@@ -19,11 +19,10 @@ import pytest
 
 pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install '.[ray]'")
 
-from sweeps import begun, differences, ended, holder, parts, runs, statuses
+from sweeps import EIGHT, begun, differences, ended, holder, parts, runs, statuses
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1500)]
 RAY = str(Path(sys.executable).with_name("ray"))
-WORDS = ("seed=1,2,3,4", "engine.epoch_steps=60", "checkpoint.every_n_steps=1")
 
 
 @contextmanager
@@ -71,9 +70,9 @@ def test_points_on_a_cluster_equal_a_local_sweep(tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path)}
     with (
         _cluster(tmp_path / "elsewhere", environment) as address,
-        begun(tmp_path / "local", *WORDS) as local,
+        begun(tmp_path / "local", *EIGHT) as local,
         begun(
-            tmp_path / "ray", *WORDS, "launcher=ray", f"launcher.address={address}", environment=environment
+            tmp_path / "ray", *EIGHT, "launcher=ray", f"launcher.address={address}", environment=environment
         ) as submitted,
     ):
         _kill_one_that_trains(tmp_path / "ray")
@@ -85,6 +84,6 @@ def test_points_on_a_cluster_equal_a_local_sweep(tmp_path: Path) -> None:
         time.sleep(0.5)
     assert left == []
     assert list((tmp_path / "elsewhere").iterdir()) == []
-    assert statuses(tmp_path / "ray") == ["finished"] * 4 and "4 points: 4 finished" in printed
-    assert sorted(len(parts(run)) for run in runs(tmp_path / "ray").values()) == [1, 1, 1, 2]
+    assert statuses(tmp_path / "ray") == ["finished"] * 8 and "8 points: 8 finished" in printed
+    assert sorted(len(parts(run)) for run in runs(tmp_path / "ray").values()) == [*[1] * 7, 2]
     assert differences(tmp_path / "ray", tmp_path / "local") == []

@@ -13,11 +13,10 @@ import pytest
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install '.[slurm]'")
 
 from slurm_cluster import Cluster, cluster, missing
-from sweeps import begun, differences, ended, holder, parts, runs, statuses, sweep, trained_steps
+from sweeps import EIGHT, LONG, begun, differences, ended, holder, parts, runs, statuses, sweep, trained_steps
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 SLURM = ("launcher=slurm", "launcher.minutes=20")
-LONG = ("engine.num_epochs=3", "engine.epoch_steps=150", "checkpoint.every_n_steps=1")
 
 
 def _training(folder: Path) -> Callable[[], bool]:
@@ -35,13 +34,11 @@ def _states(slurm: Cluster) -> dict[str, str]:
     return {name: state for name, state in (line.split() for line in lines)}
 
 
-@pytest.mark.long
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1500)
 def test_preempted_killed_and_without_controller_all_points_equal_a_local_sweep(tmp_path: Path) -> None:
-    seeds = "seed=1,2,3,4,5,6,7,8"
     with (
         cluster(tmp_path / "slurm") as slurm,
-        begun(tmp_path / "array", *LONG, seeds, *SLURM, environment=slurm.environment) as submitted,
+        begun(tmp_path / "array", *EIGHT, *SLURM, environment=slurm.environment) as submitted,
     ):
         slurm.wait_for(_training(tmp_path / "array"))
         slurm.kill_controller()
@@ -56,14 +53,15 @@ def test_preempted_killed_and_without_controller_all_points_equal_a_local_sweep(
         assert f"job {killed} was cancelled or killed" in printed
         assert sorted(statuses(tmp_path / "array")) == [*["finished"] * 7, "interrupted"]
 
-        again = sweep(tmp_path / "array", *LONG, seeds, *SLURM, environment=slurm.environment)
+        again = sweep(tmp_path / "array", *EIGHT, *SLURM, environment=slurm.environment)
         assert "submitted: " in again
     assert statuses(tmp_path / "array") == ["finished"] * 8
     assert sorted(len(parts(run)) for run in runs(tmp_path / "array").values()) == [*[1] * 6, 2, 2]
-    sweep(tmp_path / "local", *LONG, seeds)
+    sweep(tmp_path / "local", *EIGHT)
     assert differences(tmp_path / "array", tmp_path / "local") == []
 
 
+@pytest.mark.long
 def test_sigterm_alone_and_submit_and_leave(tmp_path: Path) -> None:
     """As on a cluster without preempt_send_user_signal; the command has left by then."""
     with cluster(tmp_path / "slurm", signal_at_preemption=False) as slurm:
@@ -86,6 +84,7 @@ def _end_in_two_minutes(slurm: Cluster) -> None:
     slurm.call("scontrol", "update", "JobId=1", f"TimeLimit={int(elapsed.split(':')[0]) + 2}")
 
 
+@pytest.mark.long
 def test_a_job_that_reaches_its_time_limit_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     """The limit is shortened when it trains, and it is stopped until SLURM wakes it for its signal.
 

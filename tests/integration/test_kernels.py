@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rdtrain.errors import UserError
 from rdtrain.kernels import figures, results
 from rdtrain.kernels.leaderboard import finished_fits, write_leaderboard
-from rdtrain.kernels.ranking import VERDICTS, Cell
+from rdtrain.kernels.ranking import VERDICTS, Cell, standings
+from rdtrain.kernels.results import Result
 from rdtrain.kernels.schema import Config
 from rdtrain.kernels.targets import make_target
 from rdtrain.kernels.task import planned, problems, run
@@ -40,6 +42,43 @@ from rdtrain.conv.transform import Transform
 class UpsideDown(Transform):
     def basis(self, kernel_size):
         return numpy.eye(kernel_size[0] * kernel_size[1])[::-1]
+"""
+
+
+WRONG = """
+import numpy
+from rdtrain.conv.transform import Transform
+
+def _taps(kernel_size):
+    return kernel_size[0] * kernel_size[1]
+
+class Narrow(Transform):
+    def basis(self, kernel_size):
+        return numpy.eye(_taps(kernel_size))[:, 1:]
+
+class Listed(Transform):
+    def basis(self, kernel_size):
+        return numpy.eye(_taps(kernel_size)).tolist()
+
+class Infinite(Transform):
+    def basis(self, kernel_size):
+        return numpy.full((1, _taps(kernel_size)), numpy.inf)
+
+class Broken(Transform):
+    def basis(self, kernel_size):
+        return {}["tap"]
+
+class Whole(Transform):
+    def basis(self, kernel_size):
+        return numpy.eye(_taps(kernel_size))
+
+class Deaf(Whole):
+    def gain(self, weight_shape, out_axis):
+        return numpy.zeros(1)
+
+class Wide(Whole):
+    def gain(self, weight_shape, out_axis):
+        return numpy.ones(7)
 """
 
 
@@ -217,6 +256,55 @@ def test_axes_of_all_cells_have_names_and_controls_their_transforms_colour() -> 
     assert [line.get_linestyle() for line in (few, as_few, from_few)] == ["-", "--", ":"]
 
 
+def test_errors_against_stored_numbers() -> None:
+    """Forms whose names differ in a number are one line, and what they can reach another one; controls are left out."""
+    cell = Cell("edge", "images", "Adam", 1e-3)
+    found = standings(
+        Result(*cell, arm, 1.0, numbers, seed, 6, None, 1.0, error * seed, 0.0, 0.0, floor)
+        for seed in (1, 2)
+        for arm, numbers, error, floor in (
+            ("plain", 25, 0.5, 0.0), ("plain-from-zigzag4", 25, 9.0, 0.0),
+            ("zigzag10", 10, 0.2, 0.0), ("zigzag4", 4, 0.3, 0.1),
+        )
+    )  # fmt: skip
+    (axes,) = figures.sizes("sizes", "title", found).figure.axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert axes.get_title() == "edge, images, Adam 0.001"
+    drawn = {container.get_label(): container[0] for container in axes.containers}
+    assert drawn.keys() == {"plain", "zigzag"}
+    np.testing.assert_allclose(drawn["zigzag"].get_xydata(), [[4, 0.3 * 2**0.5], [10, 0.2 * 2**0.5]])
+    (reachable,) = (line for name, line in lines.items() if line.get_linestyle() == "--")
+    np.testing.assert_allclose(reachable.get_xydata(), [[4, 0.1], [10, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("Narrow", "its basis for kernels of 5x5 is of shape \\(25, 24\\); return an array of shape \\(S, 25\\)"),
+        ("Listed", "its basis for kernels of 5x5 is a list; return an array of shape"),
+        ("Infinite", "its basis for kernels of 5x5 is zero or not finite; mend its class"),
+        ("Broken", "has no basis for kernels of 5x5 \\(KeyError: 'tap'\\); mend its class"),
+        ("Deaf", "its gain is 0 or not finite somewhere; mend its class"),
+        ("Wide", "its gain is of shape \\(7,\\); return an array that broadcasts to \\(4, 2, 25\\)"),
+    ],
+)
+def test_a_users_transform_is_tried_on_the_targets_kernels(
+    name: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wrong_kernel_forms.py").write_text(WRONG)
+    monkeypatch.syspath_prepend(tmp_path)
+    (problem,) = problems(raw(*TINY, f"++transforms.mine._target_=wrong_kernel_forms.{name}"))
+    assert re.fullmatch(f"transforms.mine: {sentence}.*", problem)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_kernels_that_nothing_can_be_learned_from_are_refused(value: float, tmp_path: Path) -> None:
+    torch.save({"g_a.0.weight": torch.full((2, 2, 3, 3), value)}, tmp_path / "model.pth")
+    trained = ("target.name=trained", f"target.checkpoint={tmp_path / 'model.pth'}", "target.layer=g_a.0")
+    (problem,) = problems(raw(*TINY, *trained, "inputs.name=images"))
+    assert problem.startswith("target.layer=g_a.0: its kernels in") and "zeros or not finite" in problem
+
+
 def test_a_fit_of_other_trained_kernels_is_not_taken_for_done(configure: Callable[..., Config], tmp_path: Path) -> None:
     weights = {"g_a.0.weight": torch.randn(2, 2, 3, 3)}
     torch.save(weights, tmp_path / "model.pth")
@@ -252,7 +340,10 @@ def test_the_quick_suite_makes_a_leaderboard(tmp_path: Path) -> None:
     for row in table:
         assert sum(int(row[name]) for name in VERDICTS) == (0 if row["arm"] == "plain" else 8)
         assert row["arm"] in said
-    assert all((tmp_path / "leaderboard" / name).stat().st_size > 20_000 for name in ("heat-map.png", "curves.png"))
+    assert all(
+        (tmp_path / "leaderboard" / name).stat().st_size > 20_000
+        for name in ("heat-map.png", "curves.png", "losses.png")
+    )
 
 
 @pytest.mark.slow

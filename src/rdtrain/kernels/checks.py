@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from rdtrain.config import schema as common
 from rdtrain.config.nearest import suggestion
 from rdtrain.config.targets import make, target_problems
+from rdtrain.conv.transform import Transform
 from rdtrain.errors import UserError
 from rdtrain.experiment import engine_section
 from rdtrain.kernels.arms import PLAIN, is_control
@@ -34,10 +36,11 @@ def find_problems(config: Config) -> list[str]:
         *_transform_problems(config),
     ]
     try:
-        kernel_size = make_target(config.target, config.seed, config.fit.draws).weight.shape[-2:]
+        shape = tuple(make_target(config.target, config.seed, config.fit.draws).weight.shape)
     except UserError as error:
         return found + error.problems
-    return found + _size_problems(config, max(kernel_size))
+    found += _size_problems(config, max(shape[2:]))
+    return found or _basis_problems(config, (shape[0], shape[1] * config.fit.seeds, *shape[2:]))
 
 
 def _fit_problems(config: Config) -> list[str]:
@@ -107,6 +110,42 @@ def _transform_problems(config: Config) -> list[str]:
         elif node is not None:
             found += target_problems(f"transforms.{name}", node)
     return found
+
+
+def _basis_problems(config: Config, weight_shape: tuple[int, ...]) -> list[str]:
+    # Of transforms that anyone may have written.
+    nodes = {name: node for name, node in config.transforms.items() if node is not None}
+    found = {name: _basis_problem(make(node), weight_shape) for name, node in nodes.items()}
+    return [f"transforms.{name}: {problem}" for name, problem in found.items() if problem is not None]
+
+
+def _basis_problem(transform: Transform, weight_shape: tuple[int, ...]) -> str | None:
+    taps, size = weight_shape[2] * weight_shape[3], f"{weight_shape[2]}x{weight_shape[3]}"
+    try:
+        basis, gain = transform.basis(weight_shape[2:]), transform.gain(weight_shape, 0)
+    except Exception as error:  # whatever a user's class does
+        return f"has no basis for kernels of {size} ({type(error).__name__}: {error}); mend its class"
+    if not isinstance(basis, np.ndarray) or basis.ndim != 2 or basis.shape[1] != taps or not len(basis):
+        return f"its basis for kernels of {size} is {_described(basis)}; return an array of shape (S, {taps})"
+    if not np.isfinite(basis).all() or not basis.any():
+        return f"its basis for kernels of {size} is zero or not finite; mend its class"
+    stored = (*weight_shape[:2], len(basis))
+    if gain is None:
+        return None
+    if not isinstance(gain, np.ndarray) or not _broadcasts(gain.shape, stored):
+        return f"its gain is {_described(gain)}; return an array that broadcasts to {stored}"
+    return None if np.isfinite(gain).all() and gain.all() else "its gain is 0 or not finite somewhere; mend its class"
+
+
+def _described(value: Any) -> str:
+    return f"of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, to) == to
+    except ValueError:
+        return False
 
 
 def _size_problems(config: Config, kernel: int) -> list[str]:

@@ -169,13 +169,16 @@ def cell_name(cell: Cell) -> str:
     return f"{cell.target}, {cell.inputs}, {cell.optimizer} {cell.lr:g}"
 
 
-def curve_grid(name: str, subject: str, fits: Mapping[Cell, tuple[NDArray[np.float64], Traces]]) -> Plot:
-    """Draw the kernel errors of many fits beside each other.
+def curve_grid(
+    name: str, subject: str, fits: Mapping[Cell, tuple[NDArray[np.float64], Traces]], quantity: str = "kernel_error"
+) -> Plot:
+    """Draw the course of many fits beside each other.
 
     Args:
         name: of the file.
         subject: the title.
         fits: steps and traces by cell.
+        quantity: `kernel_error` or `loss`.
 
     Returns:
         A row a target, a column inputs and optimizer; the panels of a row have the same axes.
@@ -184,7 +187,7 @@ def curve_grid(name: str, subject: str, fits: Mapping[Cell, tuple[NDArray[np.flo
     columns = sorted(dict.fromkeys(cell[1:] for cell in fits), key=lambda column: (column[1], column[2]))
     figure = Figure(figsize=(3 * len(columns) + 0.5, 2.3 * len(rows) + 1.6), layout="constrained")
     figure.suptitle(subject, fontsize=11)
-    figure.supylabel(_QUANTITIES["kernel_error"], fontsize=9)
+    figure.supylabel(_QUANTITIES[quantity], fontsize=9)
     panels = figure.subplots(len(rows), len(columns), squeeze=False, sharey="row", sharex=True)
     for axes in panels.ravel():
         axes.set_visible(False)
@@ -193,9 +196,63 @@ def curve_grid(name: str, subject: str, fits: Mapping[Cell, tuple[NDArray[np.flo
     for cell, (steps, traces) in fits.items():
         axes = panels[rows.index(cell.target), columns.index(cell[1:])]
         axes.set_visible(True)
-        _draw_arms(axes, steps, {arm: values for (what, arm), values in traces.items() if what == "kernel_error"})
+        _draw_arms(axes, steps, {arm: values for (what, arm), values in traces.items() if what == quantity})
         axes.grid(True, color="#dddddd", linewidth=0.6)
         axes.set_title(cell_name(cell), fontsize=8)
         axes.tick_params(labelsize=7)
     legend_below(figure, list(panels.ravel()))
     return Plot(name, subject, figure)
+
+
+def sizes(name: str, subject: str, found: Sequence[Standing]) -> Plot:
+    """Draw how the errors depend on how many numbers a form stores for a kernel.
+
+    Args:
+        name: of the file.
+        subject: the title.
+        found: standings; controls are left out.
+
+    Returns:
+        A panel a cell: final errors with the range of the repetitions, and, dashed, the smallest possible ones; forms
+        whose names differ in a number only, such as `zigzag4` and `zigzag6`, are joined by a line.
+    """
+    cells = list(dict.fromkeys(one.cell for one in found))
+    families = list(dict.fromkeys(family(one.arm) for one in found if not is_control(one.arm)))
+    colours = arm_colours(families)
+    columns = min(3, len(cells))
+    rows = -(-len(cells) // columns)
+    figure = Figure(figsize=(3.6 * columns + 0.5, 2.8 * rows + 1.2), layout="constrained")
+    figure.suptitle(subject, fontsize=11)
+    figure.supxlabel("numbers stored for a kernel", fontsize=9)
+    figure.supylabel(_QUANTITIES["kernel_error"], fontsize=9)
+    panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axes in panels[len(cells) :]:
+        axes.set_visible(False)
+    for axes, cell in zip(panels, cells, strict=False):
+        for name_of_family in families:
+            own = [one for one in found if one.cell == cell and family(one.arm) == name_of_family]
+            own = sorted((one for one in own if not is_control(one.arm)), key=lambda one: one.numbers)
+            x, y = [one.numbers for one in own], np.array([one.error for one in own])
+            range_of = np.abs(np.array([[one.smallest, one.largest] for one in own]).reshape(-1, 2).T - y)
+            colour = colours[name_of_family]
+            axes.errorbar(x, y, range_of, color=colour, marker="o", markersize=4, linewidth=1.2, label=name_of_family)
+            if len(own) > 1:
+                axes.plot(x, [one.floor for one in own], color=colour, linestyle="--", linewidth=1)
+        axes.set_ylim(bottom=0)
+        axes.grid(True, color="#dddddd", linewidth=0.6)
+        axes.set_title(cell_name(cell), fontsize=8)
+        axes.tick_params(labelsize=7)
+    legend_below(figure, panels[: len(cells)])
+    return Plot(name, subject, figure)
+
+
+def family(arm: str) -> str:
+    """What arms have in common that store different numbers of coefficients.
+
+    Args:
+        arm: its name.
+
+    Returns:
+        The name without the digits at its end.
+    """
+    return arm.rstrip("0123456789") or arm

@@ -1,7 +1,8 @@
-"""Compares the finished fits of a multirun: one ranked table, a heat map, and the curves."""
+"""Compares the finished fits of a multirun: one ranked table, a heat map, and the curves of losses and errors."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,11 +17,17 @@ from rdtrain.run_folder import RunFolder
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from rdtrain.kernels.ranking import Cell
+
 FOLDER = "leaderboard"
+SIZES = 4  # different numbers of coefficients in one cell that make a figure of them
 
 
 class LeaderboardRecord(Callback):
     """Writes the leaderboard at the end of a multirun of fits, into `<paths.runs>/leaderboard`.
+
+    Fits of other targets, inputs, optimizers and rates that lie in the folder from before take part, if all other keys
+    are the same.
 
     In the configuration:
 
@@ -49,7 +56,11 @@ class LeaderboardRecord(Callback):
 
 
 def _compare(folder: Path, runs: Sequence[str]) -> None:
-    if fits := finished_fits(folder / run for run in dict.fromkeys(runs)):
+    from rdtrain.sweep.plan import Plan
+
+    own = finished_fits(folder / run for run in dict.fromkeys(runs))
+    earlier = finished_fits({folder / point.run for point in Plan.read(folder).points} - set(own))
+    if fits := with_comparable(own, earlier):
         print(write_leaderboard(fits, folder / FOLDER))
     else:
         print(f"no finished fit in {folder}, so no leaderboard", file=sys.stderr)
@@ -66,6 +77,40 @@ def finished_fits(folders: Iterable[Path]) -> list[Path]:
     """
     found = [folder for folder in folders if RunFolder(folder).read_summary().get("status") == "finished"]
     return sorted(found, key=lambda folder: folder.name.partition("-")[2])
+
+
+def with_comparable(own: Sequence[Path], earlier: Sequence[Path]) -> list[Path]:
+    """Add what fits of before have to say.
+
+    Args:
+        own: run folders of finished fits.
+        earlier: others.
+
+    Returns:
+        The first, and those of the others that differ from one of them in the keys of a cell only, and whose cell none
+        of the first has.
+    """
+    frames, cells = {_frame(fit) for fit in own}, {_cell(fit) for fit in own}
+    return [*own, *(fit for fit in earlier if _frame(fit) in frames and _cell(fit) not in cells)]
+
+
+def _frame(fit: Path) -> str:
+    # What two fits must have in common to stand in one table.
+    import yaml
+
+    content = yaml.safe_load(RunFolder(fit).config.read_text(encoding="utf-8"))
+    frame = {key: content[key] for key in ("seed", "transforms")}
+    frame["optimizers"] = {name: {**(node or {}), "lr": None} for name, node in content["optimizers"].items()}
+    frame["inputs"], frame["fit"] = {**content["inputs"], "name": None}, {**content["fit"], "optimizer": None}
+    return json.dumps(frame, sort_keys=True)
+
+
+def _cell(fit: Path) -> Cell:
+    from rdtrain.kernels.ranking import Cell
+    from rdtrain.kernels.results import file_of, read_results
+
+    one = read_results(file_of(fit))[0]
+    return Cell(one.target, one.inputs, one.optimizer, one.lr)
 
 
 def write_leaderboard(fits: Sequence[Path], out: Path) -> str:
@@ -85,17 +130,16 @@ def write_leaderboard(fits: Sequence[Path], out: Path) -> str:
     from rdtrain.files import write_text
     from rdtrain.kernels import figures, results
     from rdtrain.kernels.arms import is_control
-    from rdtrain.kernels.ranking import VERDICTS, VERDICTS_ALONE, Cell, leaders, standing_rows, standings
+    from rdtrain.kernels.ranking import VERDICTS, VERDICTS_ALONE, leaders, standing_rows, standings
     from rdtrain.report.figures import save_png
 
-    per_fit = {fit: results.read_results(fit / "figures" / f"{results.NAME}.csv") for fit in fits}
-    cells = {fit: Cell(one.target, one.inputs, one.optimizer, one.lr) for fit, (one, *_) in per_fit.items()}
+    cells = {fit: _cell(fit) for fit in fits}
     if twice := [figures.cell_name(cell) for cell, count in Counter(cells.values()).items() if count > 1]:
         raise UserError(
             f"no leaderboard: several fits of {'; '.join(twice)} differ in other keys; "
             "sweep target, inputs.name, optimizer and lr only"
         )
-    everything = [result for found in per_fit.values() for result in found]
+    everything = [result for fit in fits for result in results.read_results(results.file_of(fit))]
     found = standings(everything)
     table = leaders(found)
     out.mkdir(parents=True, exist_ok=True)
@@ -110,8 +154,16 @@ def write_leaderboard(fits: Sequence[Path], out: Path) -> str:
     seeds = len({result.seed for result in everything})
     star = "* beats its controls too" if controlled else "* beats plain"
     heat = f"Final relative kernel error, ratio to plain, geometric mean of {seeds} seeds ({star})"
-    curves = f"Relative kernel error against steps, geometric mean and range of {seeds} seeds"
-    for plot in (figures.heat_map("heat-map", heat, found), figures.curve_grid("curves", curves, traces)):
+    of_seeds = f"geometric mean and range of {seeds} seed{'s' if seeds > 1 else ''}"
+    plots = [
+        figures.heat_map("heat-map", heat, found),
+        figures.curve_grid("curves", f"Relative kernel error against steps, {of_seeds}", traces),
+        figures.curve_grid("losses", f"Loss against steps, {of_seeds}", traces, "loss"),
+    ]
+    if len({one.numbers for one in found if one.cell == found[0].cell}) >= SIZES:
+        sizes = f"Final relative kernel error against stored numbers, {of_seeds} (dashed: smallest possible)"
+        plots.append(figures.sizes("sizes", sizes, found))
+    for plot in plots:
         save_png(plot.figure, out / f"{plot.name}.png")
     return f"{aligned(table)}\nleaderboard: {out}"
 

@@ -19,8 +19,6 @@ from rdtrain.kernels.bank import KernelBank, projected, relative_error
 from rdtrain.kernels.measures import band_errors, frequency_error
 from rdtrain.kernels.schema import Config
 
-NAME = "results"  # of the CSV file among a run's figures
-
 Traces = dict[tuple[str, str], NDArray[np.float64]]
 
 
@@ -127,6 +125,18 @@ def projection_error(transform: Transform | None, targets: Tensor) -> Tensor:
         return torch.zeros(len(targets))
     given = targets.double()
     return relative_error(torch.stack([projected(transform, kernels) for kernels in given]) - given, given)
+
+
+def file_of(fit: Path) -> Path:
+    """Where the results of a fit are written.
+
+    Args:
+        fit: its run folder.
+
+    Returns:
+        The CSV file.
+    """
+    return fit / "figures" / "results.csv"
 
 
 def as_rows(results: Sequence[Result]) -> list[dict[str, Any]]:

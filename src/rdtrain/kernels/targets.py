@@ -118,7 +118,7 @@ def trained(target: schema.Target) -> Target:
         The target, with 1 group.
 
     Raises:
-        UserError: there is no such file or layer, or its kernels are stored in another form.
+        UserError: there is no such file or layer, its kernels are stored in another form, or are zeros or not finite.
     """
     if target.checkpoint is None or target.layer is None:
         raise UserError("target.name=trained needs a convolution: type target.checkpoint=RUN target.layer=g_a.0")
@@ -135,4 +135,8 @@ def trained(target: schema.Target) -> Target:
     if target.layer not in known:
         raise UserError(f"target.layer={target.layer} is no convolution: {suggestion(target.layer, known)}")
     weight = weights[f"{target.layer}.weight"][: target.channels, : target.channels]
+    if not weight.isfinite().all() or not weight.any():
+        raise UserError(
+            f"target.layer={target.layer}: its kernels in {path} are zeros or not finite; type another layer"
+        )
     return Target(target.layer, weight.float().contiguous(), 1)

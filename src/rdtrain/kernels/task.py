@@ -152,7 +152,7 @@ def _fit(
     )
     record.final = {f"train/{name}": value for name, value in runner.epoch_metrics["train"].items()}
     found = results.collect(config, target.label, arms, bank, runner.last_losses.cpu(), runner.reached.numbers())
-    write_table(record.folder.figures / f"{results.NAME}.csv", results.as_rows(found))
+    write_table(results.file_of(record.folder.path), results.as_rows(found))
     record.table("arms", standing_rows(standings(found)))
     _draw(config, target, record, names, bank)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from rdtrain.sweep.record import SweepRecord
 LOSS = 1e-15  # of a fit that has come to the end of float32
 
 
-def _fit(folder: Path, name: str, target: str = "edge") -> Path:
+def _fit(folder: Path, name: str, target: str = "edge", steps: int = 20) -> Path:
     run = folder / name
     (run / "figures").mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps({"status": "finished"}))
@@ -29,7 +30,12 @@ def _fit(folder: Path, name: str, target: str = "edge") -> Path:
     ]
     write_table(run / "figures" / "results.csv", results.as_rows(found))
     errors = {f"kernel_error/{one.arm}/seed1": one.kernel_error for one in found}
-    write_table(run / "metrics.csv", [{"step": step, **errors} for step in (0, 20)])
+    losses = {f"loss/{one.arm}/seed1": one.loss for one in found}
+    write_table(run / "metrics.csv", [{"step": step, **errors, **losses} for step in (0, 20)])
+    inputs, optimizers = {"name": "pink", "size": 9}, {"adam": {"_target_": "torch.optim.Adam", "lr": 1e-3}}
+    content = {"seed": 1, "transforms": {"rfft": None}, "inputs": inputs, "optimizers": optimizers}
+    fit = {"optimizer": "adam", "steps": steps}
+    (run / "config.yaml").write_text(json.dumps({**content, "target": {"name": target}, "fit": fit}))
     return run
 
 
@@ -41,6 +47,26 @@ def test_without_controls_nothing_is_said_of_them(tmp_path: Path) -> None:
         and "control" not in said.partition("- wins")[2]
     )
     assert f",{LOSS}," in (tmp_path / "out" / "cells.csv").read_text()
+
+
+def test_fits_from_before_take_part_if_they_are_alike_but_for_their_cells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fits = [
+        _fit(tmp_path, "a"), _fit(tmp_path, "b", "random"), _fit(tmp_path, "c", "smoothing", steps=40),
+        _fit(tmp_path, "d", "edge"),
+    ]  # fmt: skip
+    points = [Point(fit.name, fit.name, (), "0" * 12, kind="kernels") for fit in fits]
+    Plan(tmp_path).grown(points).write({})
+    PRESENT.begin(points[:1])
+    config = OmegaConf.create({"paths": {"runs": str(tmp_path)}, "task": "kernels", "launcher": {"name": "local"}})
+    LeaderboardRecord().on_multirun_end(config)
+    assert capsys.readouterr().err == "" and PRESENT.code == 0
+    with open(tmp_path / "leaderboard" / "cells.csv", newline="") as file:
+        assert [(row["target"], row["arm"]) for row in csv.DictReader(file)] == [
+            ("edge", "rfft"), ("edge", "plain"), ("random", "rfft"), ("random", "plain"),
+        ]  # fmt: skip
+    PRESENT.begin()
 
 
 def test_fits_that_differ_in_another_key_are_not_taken_for_one(
