@@ -225,11 +225,12 @@ def configured_transform(conv: Conv) -> Transform:
     return make_transform(conv.transform, **options.get(conv.transform, {}))
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], Transform | None]:
+def read_weights(path: str | Path, typed: str | None = None) -> tuple[dict[str, Tensor], Transform | None]:
     """Read somebody's weights.
 
     Args:
         path: a checkpoint or export of ours, or one of CompressAI's (`state_dict` of its train.py, or bare).
+        typed: how the user named the file, for the error; `model.checkpoint=PATH` unless given.
 
     Returns:
         The state dict in the file, of a checkpoint of ours that which was judged; and the transform of its kernels,
@@ -241,7 +242,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], Transform | None]
     try:
         return _weights(weights.read_file(path), path)
     except UserError as error:
-        raise UserError(f"model.checkpoint={path}: {error}") from error
+        raise UserError(f"{typed or f'model.checkpoint={path}'}: {error}") from error
 
 
 def _weights(content: Any, path: str | Path) -> tuple[dict[str, Tensor], Transform | None]:

@@ -40,6 +40,8 @@ def test_filters_leave_a_whole_run_folder(tmp_path: Path) -> None:
         "map.case=lh",
         "map.lmbda=[100,5000]",
         "map.lr=[1e-3]",
+        "map.lambda1=[0,10]",
+        "map.lambda2=[0]",
         "sgd.iterations=20",
         "als.restarts=2",
         "als.iterations=3",
@@ -60,9 +62,14 @@ def test_filters_leave_a_whole_run_folder(tmp_path: Path) -> None:
     floor = {row["case"]: float(row["floor"]) for row in rows_of(folder.figures / "cases.csv")}
     assert final["own/als/mse"] == pytest.approx(floor["own"], abs=1e-9) and final["own/sgd/mse"] > floor["own"]
     assert final["lh/sgd/mse"] == pytest.approx(5.907e-4, rel=0.01) and 0.2 < final["toy/diverging_share"] < 0.35
-    drawn = {"targets", "case-lh", "case-own", "map", "latency"}
+    drawn = {"targets", "case-lh", "case-own", "map", "map-penalties", "latency"}
     assert {f"{name}.png" for name in drawn} <= {path.name for path in folder.figures.iterdir()}
     assert [row["loader"] for row in rows_of(folder.metrics)] == ["lh", "own"]
+    weights, penalties = (rows_of(folder.figures / f"{name}.csv") for name in ("map", "map-penalties"))
+    varied = ("lmbda", "lr", "lambda1", "lambda2")
+    assert [[float(row[key]) for key in varied] for row in weights] == [[100, 1e-3, 0.1, 1], [5000, 1e-3, 0.1, 1]]
+    assert [[float(row[key]) for key in varied] for row in penalties] == [[5000, 5e-3, 0, 0], [5000, 5e-3, 10, 0]]
+    assert float(penalties[0]["mse"]) < float(penalties[1]["mse"])  # a kernel that is kept small
     assert run(Config.model_validate(raw)).path == folder.path
     np.save(tmp_path / "kernel.npy", np.outer([1.0, 2, 3], [1.0, -1, 5]))
     for again in (run, planned):

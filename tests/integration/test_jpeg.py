@@ -88,6 +88,21 @@ def test_an_experiment_leaves_a_whole_run_folder(
             again(Config.model_validate(raw))
 
 
+def test_spectral_kernels_are_exported_plain(tmp_path: Path, few_digits: None) -> None:
+    lists = [f"{key}=[]" for key in ("relu.converted", "relu.retrained", "rounding.qualities", "compare.forms")]
+    none = ("relu.blocks=0", "timing.batch_size=0")
+    words = (*QUICK, *lists, *none, "conv.type=spectral", "conv.transform=rfft")
+    folder = task.run(Config.model_validate(composed(*words, f"paths.runs={tmp_path}")))
+    final = json.loads(folder.summary.read_text())["final"]
+    weights = torch.load(folder.exported, weights_only=True)
+    model = make_classifier(1)
+    model.load_state_dict(weights)
+    images, labels = task.load_digits("digits", None, 1).test
+    assert accuracy(logits_of(model.eval(), normalised(images)), labels) == final["accuracy/pixels"]
+    begun = make_classifier(1).state_dict()
+    assert any(not torch.equal(weights[name], begun[name]) for name in begun if name.endswith("conv1.weight"))
+
+
 def test_an_experiment_that_fails_says_so(tmp_path: Path, few_digits: None, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config.model_validate(composed(*QUICK, f"paths.runs={tmp_path}"))
     for kind, status in ((RuntimeError, "failed"), (KeyboardInterrupt, "interrupted")):

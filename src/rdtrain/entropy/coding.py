@@ -112,7 +112,12 @@ def code_image(model: Any, x: Tensor) -> CodedImage:
 
     Returns:
         What the entropy models did, on the CPU, in float64.
+
+    Raises:
+        ValueError: there is more than one image.
     """
+    if len(x) != 1:
+        raise ValueError(f"{len(x)} images: code one at a time, each has strings of its own")
     height, width = x.shape[-2:]
     pad = padding(height, width, stride(model))
     padded = F.pad(x, pad)

@@ -15,7 +15,7 @@ from rdtrain.entropy.page import write
 from rdtrain.entropy.study import study
 from rdtrain.errors import UserError
 from rdtrain.eval import device as devices
-from rdtrain.eval.images import TestImage, find_test_images, read_image
+from rdtrain.eval.images import TestImage, as_test_images, find_test_images, read_image
 from rdtrain.eval.models import Subject, load_subject
 from rdtrain.models import read_weights
 from rdtrain.probes import Uncodable
@@ -36,7 +36,7 @@ def report(arguments: Namespace) -> None:
     subject = load_subject(arguments.source, arguments.model)
     images = _images(subject, arguments.images, arguments.max_images)
     device = devices.choose("cpu", threads=1)  # as a decoder elsewhere would compute
-    weights, _ = read_weights(subject.source)
+    weights, _ = read_weights(subject.source, str(subject.source))
     quantiles = {key.removesuffix(".quantiles"): value for key, value in weights.items() if key.endswith(".quantiles")}
     read = ((image.name, read_image(image, device)) for image in images)
     try:
@@ -50,15 +50,14 @@ def _images(subject: Subject, folder: Path | None, most: int) -> Sequence[TestIm
     if folder is not None:
         if not folder.is_dir():
             raise UserError(f"--images {folder}: there is no such folder")
-        return find_test_images("image_folder", folder, most)
+        return find_test_images("image_folder", folder, most, ("--images", "--images"))
     if subject.run is None:
         return find_test_images("photos", None, most)
     dataset = Dataset.model_validate(completed(_config(subject.run))["dataset"])
     inventory, problems = take_inventory(dataset, most)
     if inventory is None:
         raise UserError([f"{problem}; or type --images DIR" for problem in problems])
-    infer = inventory.images["infer"]
-    return [TestImage(i.path, i.height, i.width, i.file_bytes, i.path.name, i.path.stem) for i in infer]
+    return as_test_images(inventory.images["infer"])
 
 
 def _config(run: RunFolder) -> dict[str, object]:

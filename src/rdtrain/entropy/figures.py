@@ -62,26 +62,26 @@ def parts_figure(study: Study) -> Plot:
     """
     height = 1.9 + 0.36 * len(study.images)
     figure, (whole, beyond) = new_figure(f"What a file is made of: {study.about}", 12, height, columns=2)
-    names = [one.name for one in study.images]
+    rows = np.arange(len(study.images))
     ideal = np.array([one.ideal for one in study.images]) / 8
-    whole.barh(names, ideal, color=COLOURS[0], label="ideal: -log2 of the likelihoods")
+    whole.barh(rows, ideal, color=COLOURS[0], label="ideal: -log2 of the likelihoods")
     above, below = np.zeros_like(ideal), np.zeros_like(ideal)
     for part, colour in _BEYOND.items():
         values = np.array([getattr(one, part) for one in study.images]) / 8
         if not values.any():
             continue
         gain, cost = np.minimum(values, 0), np.maximum(values, 0)
-        whole.barh(names, cost, left=ideal + above, color=colour)
-        beyond.barh(names, cost, left=above, color=colour, label=part)
-        beyond.barh(names, gain, left=below, color=colour)
+        whole.barh(rows, cost, left=ideal + above, color=colour)
+        beyond.barh(rows, cost, left=above, color=colour, label=part)
+        beyond.barh(rows, gain, left=below, color=colour)
         above, below = above + cost, below + gain
-    whole.plot([one.total / 8 for one in study.images], names, "k|", ms=9, label="the file: less what is gained")
+    whole.plot([one.total / 8 for one in study.images], rows, "k|", ms=9, label="the file: less what is gained")
     for axes, what in ((whole, "the whole file"), (beyond, "beyond the ideal bits")):
         axes.set(xlabel="bytes")
         axes.set_title(what, fontsize=9)
+        axes.set_yticks(rows, [one.name for one in study.images] if axes is whole else [])
         axes.invert_yaxis()
         axes.tick_params(labelsize=8)
-    beyond.set_yticklabels([])
     legend_below(figure, [whole, beyond])
     return Plot(
         "parts", "Each image's file: ideal bits, and what context, tables, tails, flush and header add.", figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,13 +34,16 @@ class TestImage(ImageInfo):
     stem: str
 
 
-def find_test_images(dataset: str, root: Path | None, most: int | None) -> list[TestImage]:
+def find_test_images(
+    dataset: str, root: Path | None, most: int | None, keys: tuple[str, str] = ("--dataset", "--root")
+) -> list[TestImage]:
     """Find the images.
 
     Args:
         dataset: a name that `dataset.name` accepts; of `image_folder` all images are taken, of others those for infer.
         root: the data set's folder.
         most: take only so many, in order of their names.
+        keys: under which `dataset` and `root` were typed, for the error.
 
     Returns:
         The images; their headers have been read, so each is an image.
@@ -47,9 +51,22 @@ def find_test_images(dataset: str, root: Path | None, most: int | None) -> list[
     Raises:
         UserError: there is no such data set or folder, or a file is no image.
     """
-    paths = _all_in(root) if dataset == _FOLDER and root is not None else _named(dataset, root)
-    chosen = _readable(sorted(paths)[:most])
-    names = [_relative(info.path, root) for info in chosen]
+    paths = _all_in(root, keys[1]) if dataset == _FOLDER and root is not None else _named(dataset, root, keys)
+    return as_test_images(_readable(sorted(paths)[:most]), root)
+
+
+def as_test_images(chosen: Sequence[ImageInfo], root: Path | None = None) -> list[TestImage]:
+    """Name images.
+
+    Args:
+        chosen: the files.
+        root: the data set's folder; None for the innermost folder that holds all of them.
+
+    Returns:
+        The same in their order.
+    """
+    folder = root.expanduser() if root is not None else _innermost(chosen)
+    names = [_relative(info.path, folder) for info in chosen]
     stems = Counter(Path(name).with_suffix("") for name in names)
     unique = [stem if stems[stem := Path(name).with_suffix("")] == 1 else Path(name) for name in names]
     return [
@@ -93,21 +110,24 @@ def _readable(paths: Sequence[Path]) -> list[ImageInfo]:
     return found
 
 
-def _all_in(root: Path) -> tuple[Path, ...]:
+def _all_in(root: Path, key: str) -> tuple[Path, ...]:
     try:
         images = list_images(root.expanduser()) if root.expanduser().is_dir() else ()
     except LayoutError as error:
-        raise UserError(f"--root {root} {error}") from error
+        raise UserError(f"{key}={root} {error}") from error
     if not images:
-        raise UserError(f"--root {root} holds no image files; type --root FOLDER")
+        raise UserError(f"{key}={root} holds no image files; type {key}=FOLDER")
     return images
 
 
-def _named(dataset: str, root: Path | None) -> tuple[Path, ...]:
-    keys = ("--dataset", "--root")
+def _named(dataset: str, root: Path | None, keys: tuple[str, str]) -> tuple[Path, ...]:
     return find_images(dataset, root, keys, split_seed=0, valid_percent=0, infer_percent=0).infer
 
 
-def _relative(path: Path, root: Path | None) -> str:
-    folder = None if root is None else root.expanduser()
-    return path.relative_to(folder).as_posix() if folder is not None and path.is_relative_to(folder) else path.name
+def _innermost(chosen: Sequence[ImageInfo]) -> Path:
+    return Path(os.path.commonpath([info.path.absolute().parent for info in chosen])) if chosen else Path()
+
+
+def _relative(path: Path, folder: Path) -> str:
+    whole, above = path.absolute(), folder.absolute()
+    return whole.relative_to(above).as_posix() if whole.is_relative_to(above) else path.name

@@ -149,7 +149,7 @@ def _of_run(run: RunFolder, file: Path) -> Subject:
     try:
         if file == run.exported:
             model = make_model(config, spectral=False)
-            load_weights(model, *_read(file))
+            load_weights(model, *read_weights(file, str(file)))
         else:
             model = judged_model(config, file)
     except _MISFIT as error:
@@ -175,7 +175,7 @@ def _stock(file: Path, name: str | None) -> tuple[str, CompressionModel]:
         raise UserError(f"{file} is in no run folder, so its model is unknown; type --model NAME, such as mbt2018-mean")
     if name not in models:
         raise UserError(f"--model {name}: there is no such image model; {suggestion(name, models)}")
-    weights, transform = _read(file)
+    weights, transform = read_weights(file, str(file))
     if transform is not None:
         raise UserError(f"{file}: its kernels are spectral; evaluate it inside its run's folder, or export/model.pth")
     try:
@@ -186,10 +186,3 @@ def _stock(file: Path, name: str | None) -> tuple[str, CompressionModel]:
     use_coder(model, "auto")
     use_coding_order(model, WAVEFRONT)
     return name, evaluation_copy(model)
-
-
-def _read(file: Path) -> Any:
-    try:
-        return read_weights(file)
-    except UserError as error:
-        raise UserError(str(error).removeprefix("model.checkpoint=")) from error

@@ -12,6 +12,7 @@ from rdtrain.factorisation.targets import WAVELETS, Array, on_canvas, wavelet
 from rdtrain.report.figures import COLOURS, legend_below, new_figure
 
 Rows = Sequence[Mapping[str, Any]]
+_SETTINGS = {"lmbda": "lambda", "lr": "learning rate", "lambda1": "lambda1", "lambda2": "lambda2"}
 _LIMIT = 5  # of the colours, in standard deviations
 _GAIN = 10  # by which errors are shown larger
 
@@ -55,31 +56,33 @@ def case_figure(name: str, target: Array, learned: Mapping[str, tuple[Array, flo
     return figure
 
 
-def map_figure(rows: Rows, case: str) -> Figure:
-    """What becomes of gradient descent for weights and learning rates.
+def map_figure(rows: Rows, case: str, keys: tuple[str, str] = ("lmbda", "lr")) -> Figure:
+    """What becomes of gradient descent for other settings.
 
     Args:
-        rows: with `lmbda`, `lr`, `diverged_share` and `mse`.
+        rows: with all settings, `diverged_share` and `mse`.
         case: its name.
+        keys: the two settings that were varied, of the rows and the columns; the title has the others.
 
     Returns:
         The figure.
     """
-    lmbdas, lrs = (sorted({row[key] for row in rows}) for key in ("lmbda", "lr"))
-    figure, panels = new_figure(f"{case}: alternating gradient descent", 9, 4, columns=2)
+    down, across = (sorted({row[key] for row in rows}) for key in keys)
+    others = ", ".join(f"{name} {rows[0][key]:g}" for key, name in _SETTINGS.items() if key not in keys)
+    figure, panels = new_figure(f"{case}: alternating gradient descent; {others}", 9, 4, columns=2)
     titles = {"diverged_share": "share of restarts that diverged", "log_mse": "log10 of the best restart's MSE"}
     for axes, (key, title) in zip(panels, titles.items(), strict=True):
-        cells = np.full((len(lmbdas), len(lrs)), np.nan)
+        cells = np.full((len(down), len(across)), np.nan)
         for row in rows:
             value = np.log10(row["mse"]) if key == "log_mse" else row[key]
-            cells[lmbdas.index(row["lmbda"]), lrs.index(row["lr"])] = value
+            cells[down.index(row[keys[0]]), across.index(row[keys[1]])] = value
         axes.grid(False)
         image = axes.imshow(cells, cmap="viridis", origin="lower", aspect="auto")
         figure.colorbar(image, ax=axes)
         axes.set_title(title, fontsize=9)
-        axes.set(xlabel="learning rate", ylabel="lambda", xticks=range(len(lrs)), yticks=range(len(lmbdas)))
-        axes.set_xticklabels([f"{lr:g}" for lr in lrs], fontsize=8)
-        axes.set_yticklabels([f"{lmbda:g}" for lmbda in lmbdas], fontsize=8)
+        axes.set(xlabel=_SETTINGS[keys[1]], ylabel=_SETTINGS[keys[0]])
+        axes.set_xticks(range(len(across)), [f"{value:g}" for value in across], fontsize=8)
+        axes.set_yticks(range(len(down)), [f"{value:g}" for value in down], fontsize=8)
     return figure
 
 

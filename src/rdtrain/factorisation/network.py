@@ -174,6 +174,7 @@ def _is_replaceable(module: nn.Module, smallest: int) -> TypeGuard[Conv]:
         conv.kernel_size[0] == conv.kernel_size[1] >= smallest
         and conv.stride[0] == conv.stride[1]
         and conv.padding[0] == conv.padding[1]
+        and conv.output_padding[0] == conv.output_padding[1]  # zeros of a convolution that is not transposed
         and (conv.groups, conv.dilation, conv.padding_mode) == (1, (1, 1), "zeros")
     )
 
@@ -182,13 +183,13 @@ def _factorised(name: str, conv: Conv, middle: int, iterations: int, seed: int) 
     stride, w = conv.stride[0], conv.weight.detach()  # a transposed kernel is (in, out), and composes in that order
     a, b = factorise_kernel(w, stride, middle, iterations, seed)
     error = float((composed_kernel(a, b, stride) - w.double().cpu()).norm() / w.double().norm())
-    pair, kernels = _empty_pair(conv, middle, a.shape[-1], b.shape[-1]), (a, b)
+    pair, kernels = _empty_pair(conv, middle, a.shape[-1], b.shape[-1]).to(w), (a, b)
     with torch.no_grad():
         for half, kernel in zip(pair, kernels[::-1] if isinstance(conv, nn.ConvTranspose2d) else kernels, strict=True):
             cast(Conv, half).weight.copy_(kernel)
         cast(Tensor, pair[1].bias).copy_(torch.zeros(conv.out_channels) if conv.bias is None else conv.bias)
     row = Replaced(name, middle, error, a.numel() + b.numel(), w.numel())
-    return pair.to(w.device).requires_grad_(False), row
+    return pair.requires_grad_(False), row
 
 
 def _empty_pair(conv: Conv, middle: int, k1: int, k2: int) -> nn.Sequential:

@@ -67,6 +67,8 @@ class Map(Section):
     case: Name | None
     lmbda: list[Positive]
     lr: list[Positive]
+    lambda1: list[Weight]
+    lambda2: list[Weight]
 
 
 class Latency(Section):

@@ -104,7 +104,11 @@ def read_kernel(path: str) -> Array:
     try:
         file = Path(path).expanduser()
         text = None if file.suffix == ".npy" else file.read_text(encoding="utf-8").replace(",", " ").splitlines()
+        if text is not None and not any(map(str.strip, text)):
+            raise UserError(f"target.file={path} is empty; it should hold a row of numbers a line")
         kernel = np.load(file, allow_pickle=False) if text is None else np.loadtxt(text, ndmin=2)
+        if np.iscomplexobj(kernel):
+            raise UserError(f"target.file={path} holds complex numbers; save their real or imaginary part")
         kernel = np.asarray(kernel, dtype=np.float64)
     except (OSError, ValueError, EOFError, TypeError) as error:
         raise UserError(f"target.file={path} cannot be read: {error}") from error

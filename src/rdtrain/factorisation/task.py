@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from rdtrain.report.figures import save_png
 from rdtrain.run_folder import RunFolder
 
 _LARGEST = targets.CANVAS - 1
+_MAPS = {"map": ("lmbda", "lr"), "map-penalties": ("lambda1", "lambda2")}  # settings that are varied together
 _UNKNOWN = RateDistortionLoss(0.01)  # of a stock model, whose loss is not reported
 
 
@@ -213,16 +215,17 @@ def _row(name: str, case: Case, solver: str, w: Tensor, y: Tensor, found: Descen
 
 def _map(config: Config, case: Case, record: Record) -> None:
     y = torch.from_numpy(_canvas(case))
-    rows: list[dict[str, Any]] = []
-    for lmbda in config.map.lmbda:
-        for lr in config.map.lr:
-            search = case.search(config.sgd).model_copy(update={"lmbda": lmbda, "lr": lr})
+    maps: dict[str, list[dict[str, Any]]] = {}
+    for name, keys in _MAPS.items():
+        for pair in itertools.product(*(getattr(config.map, key) for key in keys)):
+            search = case.search(config.sgd).model_copy(update=dict(zip(keys, pair, strict=True)))
             found = descend(y, case.n, case.k, _setting(search, config.seed))
-            share = found.diverged / search.restarts
-            rows.append({"lmbda": lmbda, "lr": lr, "diverged_share": share, "mse": found.mse})
-    if rows:
-        record.table("map", rows)
-        _save(record, "map", figures.map_figure(rows, str(config.map.case)))
+            row = {key: getattr(search, key) for key in ("lmbda", "lr", "lambda1", "lambda2")}
+            row |= {"diverged_share": found.diverged / search.restarts, "mse": found.mse}
+            maps.setdefault(name, []).append(row)
+    for name, rows in maps.items():
+        record.table(name, rows)
+        _save(record, name, figures.map_figure(rows, str(config.map.case), _MAPS[name]))
 
 
 def _time(config: Config, device: torch.device, record: Record) -> None:
@@ -244,7 +247,8 @@ def _time(config: Config, device: torch.device, record: Record) -> None:
 
 
 def _images(model: Model) -> list[TestImage]:
-    return find_test_images(model.dataset, None if model.root is None else Path(model.root), model.max_images)
+    root = None if model.root is None else Path(model.root)
+    return find_test_images(model.dataset, root, model.max_images, ("model.dataset", "model.root"))
 
 
 def _replace(config: Config, record: Record) -> None:

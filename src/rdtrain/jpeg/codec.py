@@ -20,6 +20,8 @@ from rdtrain.errors import UserError
 
 BLOCK = 8
 COEFFICIENTS = BLOCK * BLOCK
+RANK = 5
+"""Dimensions of coefficients: images, channels, rows, columns, frequencies."""
 ALL_FREQUENCIES = 2 * (BLOCK - 1)
 """The largest alpha + beta of a coefficient: `n_freqs` that keeps all 64."""
 
@@ -56,7 +58,12 @@ def kept(n_freqs: int) -> NDArray[np.bool_]:
 
     Returns:
         (64,) in zigzag order.
+
+    Raises:
+        ValueError: it is another number.
     """
+    if not 0 <= n_freqs <= ALL_FREQUENCIES:
+        raise ValueError(f"n_freqs={n_freqs}: type a number from 0 to {ALL_FREQUENCIES}")
     return zigzag_frequencies().sum(axis=1) <= n_freqs
 
 

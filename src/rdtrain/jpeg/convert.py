@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
-from rdtrain.jpeg.codec import ALL_FREQUENCIES, Codec
+from rdtrain.conv.layers import SpectralConv2d
+from rdtrain.jpeg.codec import ALL_FREQUENCIES, RANK, Codec
 from rdtrain.jpeg.layers import JpegBatchNorm2d, JpegConv2d, JpegGlobalAvgPool, Mode
 from rdtrain.jpeg.relu import BlockReLU, JpegReLU
 
-_UNCHANGED = (nn.Linear, nn.Identity, nn.Flatten, nn.Dropout)
+_ON_PIXELS = (nn.Linear, nn.Flatten)  # of what the pooling gives
+_UNCHANGED = (*_ON_PIXELS, nn.Identity, nn.Dropout)
 
 
 def to_jpeg(
@@ -28,7 +30,8 @@ def to_jpeg(
     images; linear layers after the pooling stay. ReLU is exact unless `n_freqs` is below 14, or the network was trained
     with `BlockReLU`, whose `n_freqs` is kept where none is given.
 
-    Modules are seen, functions such as `torch.relu` in a `forward` are not: they would act on coefficients.
+    Modules are seen, functions such as `torch.relu` in a `forward` are not: they would act on coefficients. The network
+    has to end with global average pooling, and nothing but linear layers, ReLU and dropout may come after it.
 
     Args:
         model: modules of those kinds in any arrangement, convolutions plain or spectral.
@@ -42,13 +45,16 @@ def to_jpeg(
         A module that takes coefficients, in eval mode and without gradients.
 
     Raises:
-        TypeError: a module has no image among coefficients.
+        TypeError: a module has no image among coefficients, or there are linear layers but no pooling before them.
         ValueError: `codec` has more than one table.
         AttributeError: a name in `images` is none of the model's.
     """
     codec = codec or Codec()
     if codec.q.ndim != 1:
         raise ValueError("coefficients within the network have one table; give a table for each channel in `images`")
+    kinds = {type(module) for module in model.modules()}
+    if not kinds.isdisjoint(_ON_PIXELS) and nn.AdaptiveAvgPool2d not in kinds:
+        raise TypeError("a linear layer of a whole map has no image among JPEG coefficients; pool before it")
     result = copy.deepcopy(model).eval().requires_grad_(False)
     exact = ALL_FREQUENCIES if n_freqs is None else n_freqs
     mixing = mode == "exploded"
@@ -63,6 +69,7 @@ def to_jpeg(
 
     makers: dict[type[nn.Module], Callable[..., nn.Module]] = {
         nn.Conv2d: conv,
+        SpectralConv2d: conv,
         nn.BatchNorm2d: lambda module: JpegBatchNorm2d(module, codec),
         nn.ReLU: lambda module: JpegReLU(codec, exact, mixing),
         BlockReLU: block_relu,
@@ -84,17 +91,25 @@ def _image(
     makers: dict[type[nn.Module], Callable[..., nn.Module]],
     image_of: Callable[[str, nn.Module], nn.Module],
 ) -> nn.Module:
-    for kind, make in makers.items():
-        if isinstance(module, kind) and not _is_partial_pool(module):
-            return make(module)
-    if isinstance(module, _UNCHANGED):
+    kind = type(module)  # an exact one: a subclass may compute something else
+    if kind in makers and not _is_partial_pool(module):
+        return makers[kind](module)
+    if kind in _ON_PIXELS:
+        module.register_forward_pre_hook(_refuse_coefficients)
+    if kind in _UNCHANGED:
         return module
     children = {name: child for name, child in module._modules.items() if child is not None}  # repeated ones too
-    if not children:
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if not children or own:
         raise TypeError(f"{name or 'the model'}: {type(module).__name__} has no image among JPEG coefficients")
     for child_name, child in children.items():
         setattr(module, child_name, image_of(f"{name}.{child_name}".lstrip("."), child))
     return module
+
+
+def _refuse_coefficients(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    if inputs[0].ndim == RANK:
+        raise ValueError(f"{type(module).__name__} would act on coefficients; a network pools before it")
 
 
 def _is_partial_pool(module: nn.Module) -> bool:

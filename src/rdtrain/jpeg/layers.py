@@ -12,10 +12,31 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from rdtrain.jpeg.codec import BLOCK, Codec
+from rdtrain.jpeg.codec import BLOCK, COEFFICIENTS, RANK, Codec
 from rdtrain.jpeg.explode import explode, exploded_conv, reaches, tap_maps
 
 Mode = Literal["fused", "exploded"]
+
+
+def checked(coefficients: Tensor, channels: int | None = None) -> Tensor:
+    """Refuse what are no coefficients: layers would compute something from it all the same.
+
+    Args:
+        coefficients: anything.
+        channels: that it must have; None for any number.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: it is not (B, C, Y, X, 64), or C is another number.
+    """
+    shape = tuple(coefficients.shape)
+    if len(shape) != RANK or shape[-1] != COEFFICIENTS:
+        raise ValueError(f"{shape} are no coefficients (B, C, Y, X, 64); after the pooling only linear layers follow")
+    if channels is not None and shape[1] != channels:
+        raise ValueError(f"{shape} are coefficients of {shape[1]} channels, the layer takes {channels}")
+    return coefficients
 
 
 def dc_of_constant(codec: Codec) -> Tensor:
@@ -46,7 +67,7 @@ class JpegConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, before: Codec, after: Codec, mode: Mode = "fused") -> None:
         super().__init__()
-        self.mode = mode
+        self.mode, self.in_channels = mode, conv.in_channels
         weight = conv.weight.detach().clone()
         bias = None if conv.bias is None else conv.bias.detach().clone()
         self.register_buffer("dc_bias", None if bias is None else (bias * dc_of_constant(after))[:, None, None])
@@ -69,8 +90,9 @@ class JpegConv2d(nn.Module):
             (B, N, Y / stride, X / stride, 64).
 
         Raises:
-            ValueError: the result would not be whole blocks.
+            ValueError: it takes no coefficients of that shape, or the result would not be whole blocks.
         """
+        checked(coefficients, self.in_channels)
         if self.mode == "exploded":
             blocks = tuple(coefficients.shape[2:4])
             sizes = [reach.pixels(n) for reach, n in zip(self.reaches, blocks, strict=True)]
@@ -102,6 +124,9 @@ class JpegBatchNorm2d(nn.Module):
     Args:
         norm: on pixels, with running statistics.
         codec: of the coefficients, with one table.
+
+    Raises:
+        ValueError: it has no running statistics.
     """
 
     gain: Tensor
@@ -126,8 +151,11 @@ class JpegBatchNorm2d(nn.Module):
 
         Returns:
             Same shape.
+
+        Raises:
+            ValueError: these are no coefficients of its channels.
         """
-        scaled = coefficients * self.gain
+        scaled = checked(coefficients, len(self.gain)) * self.gain
         return torch.cat([scaled[..., :1] + self.shift, scaled[..., 1:]], dim=-1)
 
 
@@ -152,5 +180,8 @@ class JpegGlobalAvgPool(nn.Module):
 
         Returns:
             (B, C, 1, 1).
+
+        Raises:
+            ValueError: these are no coefficients.
         """
-        return coefficients[..., 0].mean((-2, -1), keepdim=True) / self.dc
+        return checked(coefficients)[..., 0].mean((-2, -1), keepdim=True) / self.dc

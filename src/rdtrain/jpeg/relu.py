@@ -12,9 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rdtrain.jpeg.codec import ALL_FREQUENCIES, BLOCK, COEFFICIENTS, Codec, from_blocks, kept, to_blocks
+from rdtrain.jpeg.codec import ALL_FREQUENCIES, BLOCK, COEFFICIENTS, RANK, Codec, from_blocks, kept, to_blocks
 
-_RANK = 5  # of coefficients: images, channels, rows, columns, frequencies
 _AT_ONCE = 4096  # blocks that are mixed at a time; each makes a 64 x 64 matrix
 
 
@@ -77,7 +76,7 @@ class JpegReLU(nn.Module):
         Returns:
             Same shape.
         """
-        if coefficients.ndim != _RANK:
+        if coefficients.ndim != RANK:
             return coefficients.relu()
         if self.mixing:
             blocks = coefficients.reshape(-1, COEFFICIENTS).split(_AT_ONCE)

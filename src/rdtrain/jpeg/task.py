@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from rdtrain.conv.convert import to_plain
 from rdtrain.engine import Engine, make_engine
 from rdtrain.errors import UserError
 from rdtrain.experiment import Record, engine_section, folder_of, run_experiment
@@ -134,7 +135,10 @@ def _train(config: Config, digits: Digits, record: Record, engine: Engine, write
             f"epoch {epoch}: loss {means['train']['loss']:.4f}, accuracy {means['valid']['accuracy']:.4f}", flush=True
         )
 
-    return train_classifier(model, digits, config.train, config.seed, engine, on_epoch)
+    train_classifier(model, digits, config.train, config.seed, engine, on_epoch)
+    if config.conv.type == "spectral":
+        to_plain(model)
+    return model
 
 
 def _compare_with_pixels(config: Config, digits: Digits, model: nn.Module, codec: Codec, record: Record) -> None:

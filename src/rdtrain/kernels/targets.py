@@ -118,7 +118,7 @@ def trained(target: schema.Target) -> Target:
         The target, with 1 group.
 
     Raises:
-        UserError: there is no such file or layer, its kernels are stored in another form, or are zeros or not finite.
+        UserError: there is no such file or layer, its kernels are stored in another form, or nothing but zeros.
     """
     if target.checkpoint is None or target.layer is None:
         raise UserError("target.name=trained needs a convolution: type target.checkpoint=RUN target.layer=g_a.0")
@@ -126,7 +126,7 @@ def trained(target: schema.Target) -> Target:
     path = path / "export" / "model.pth" if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"target.checkpoint={target.checkpoint}: there is no file {path}; type a finished run's folder")
-    weights, _ = read_weights(path)
+    weights, _ = read_weights(path, f"target.checkpoint={target.checkpoint}")
     if f"{target.layer}.weight_transformed" in weights:
         raise UserError(
             f"target.layer={target.layer} is spectral in {path}: type target.checkpoint= and the run's export/model.pth"
@@ -135,8 +135,6 @@ def trained(target: schema.Target) -> Target:
     if target.layer not in known:
         raise UserError(f"target.layer={target.layer} is no convolution: {suggestion(target.layer, known)}")
     weight = weights[f"{target.layer}.weight"][: target.channels, : target.channels]
-    if not weight.isfinite().all() or not weight.any():
-        raise UserError(
-            f"target.layer={target.layer}: its kernels in {path} are zeros or not finite; type another layer"
-        )
+    if not weight.any():
+        raise UserError(f"target.layer={target.layer}: its kernels in {path} are nothing but zeros; type another layer")
     return Target(target.layer, weight.float().contiguous(), 1)

@@ -22,6 +22,7 @@ from rdtrain.coding.context import WAVEFRONT, use_coding_order
 from rdtrain.densities import likelihood
 from rdtrain.entropy import coding
 from rdtrain.entropy.coding import Coded, code_image
+from rdtrain.entropy.figures import parts_figure
 from rdtrain.entropy.learned import entropy, learned
 from rdtrain.entropy.page import sections
 from rdtrain.entropy.study import Study, header_bits, image_parts, study
@@ -35,6 +36,7 @@ from rdtrain.rate_gap import rate_gap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+_HYPERPRIORS = ("bmshj2018-hyperprior", "mbt2018-mean", "bmshj2018-hyperprior-vbr", "mbt2018-mean-vbr")
 _CONTEXT = ("mbt2018", "cheng2020-anchor", "mbt2018-vbr", "cheng2020-anchor-checkerboard", "elic2022-official")
 # place by place in three ways, in halves, in groups of channels
 
@@ -62,7 +64,7 @@ def hyperprior() -> tuple[Subject, Study]:
 
 
 @pytest.mark.parametrize("spread", [8, 400])  # few escapes, and many
-@pytest.mark.parametrize("name", ["bmshj2018-factorized", "mbt2018-mean", *_CONTEXT])
+@pytest.mark.parametrize("name", ["bmshj2018-factorized", *_HYPERPRIORS, *_CONTEXT])
 def test_parts_add_up_to_the_file(name: str, spread: float) -> None:
     model = evaluation_copy(spread_model(name, spread))
     x = images(1, 70, 101, seed=4)
@@ -86,6 +88,23 @@ def test_parts_add_up_to_the_file(name: str, spread: float) -> None:
     if "rate_gap/tables" in row.metrics:
         for term in ("padding", "tables", "tails", "flush"):
             assert getattr(parts, term) == pytest.approx(row.metrics[f"rate_gap/{term}"], abs=1e-6)
+
+
+def test_images_are_coded_one_at_a_time() -> None:
+    model = evaluation_copy(trained_model("bmshj2018-factorized"))
+    with pytest.raises(ValueError, match="2 images: code one at a time"):
+        code_image(model, images(2, 64, 64))
+
+
+def test_every_image_has_a_bar_of_its_own(hyperprior: tuple[Subject, Study]) -> None:
+    """Also where two have the same name."""
+    _, found = hyperprior
+    same = replace(found, images=[replace(one, name="a.png") for one in found.images])
+    whole, _ = parts_figure(same).figure.axes
+    assert [label.get_text() for label in whole.get_yticklabels()] == ["a.png", "a.png"]
+    bars = list(whole.containers[0])
+    assert [bar.get_y() + bar.get_height() / 2 for bar in bars] == [0, 1]
+    assert [bar.get_width() for bar in bars] == [one.ideal / 8 for one in found.images]
 
 
 def test_channels_add_up_to_the_image(hyperprior: tuple[Subject, Study]) -> None:

@@ -59,6 +59,19 @@ def test_a_kernel_that_is_a_product_is_found_and_the_layer_stays_what_it_was(lay
     assert difference < 3 * replaced.error + 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_pair_has_the_type_of_the_one(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 5, padding=2)).to(dtype).requires_grad_(False)
+    replace_convs(model, [], 5, 1.0, 3, seed=1)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert model(torch.zeros(1, 2, 8, 8, dtype=dtype)).dtype == dtype
+
+
+def test_a_transposed_convolution_of_two_output_paddings_stays() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(2, 2, 5, 2, 2, (1, 0)))
+    assert replace_convs(model, [], 5, 1.0, 3, seed=1) == [] and isinstance(model[0], nn.ConvTranspose2d)
+
+
 def test_a_second_kernel_of_one_tap_is_found_as_singular_vectors() -> None:
     w = torch.randn(8, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     a, b = factorise_kernel(w, 2, 3, 200, seed=0)

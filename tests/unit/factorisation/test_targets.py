@@ -69,7 +69,13 @@ def test_a_filter_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("1 2\n3 4", "both sides must be odd"), ("0", "no filter but zeros"), ("a b", "cannot be read")]
+    ("text", "said"),
+    [
+        ("1 2\n3 4", "both sides must be odd"),
+        ("0", "no filter but zeros"),
+        ("a b", "cannot be read"),
+        ("\n", "is empty"),
+    ],
 )
 def test_a_file_without_a_filter(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "kernel.txt").write_text(text)
@@ -77,3 +83,9 @@ def test_a_file_without_a_filter(tmp_path: Path, text: str, said: str) -> None:
         read_kernel(str(tmp_path / "kernel.txt"))
     with pytest.raises(UserError, match="cannot be read"):
         read_kernel(str(tmp_path / "missing.npy"))
+
+
+def test_complex_numbers_are_not_cut_down_to_their_real_parts(tmp_path: Path) -> None:
+    np.save(tmp_path / "kernel.npy", np.ones((3, 3), dtype=complex))
+    with pytest.raises(UserError, match="holds complex numbers"):
+        read_kernel(str(tmp_path / "kernel.npy"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,6 +122,55 @@ def test_the_given_network_is_left_alone() -> None:
 def test_a_layer_without_an_image_is_named(layer: nn.Module) -> None:
     with pytest.raises(TypeError, match=f"1: {type(layer).__name__} has no image"):
         to_jpeg(nn.Sequential(nn.Conv2d(1, 1, 3), layer))
+
+
+class _Masked(nn.Conv2d):
+    pass
+
+
+class _Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gamma = nn.Conv2d(1, 4, 3, padding=1), nn.Parameter(torch.ones(4, 1, 1))
+
+
+@pytest.mark.parametrize("module", [_Masked(1, 1, 3), _Scaled(), nn.SyncBatchNorm(1)], ids=lambda m: type(m).__name__)
+def test_what_may_compute_something_else_is_not_guessed(module: nn.Module) -> None:
+    with pytest.raises(TypeError, match=f"{type(module).__name__} has no image"):
+        to_jpeg(nn.Sequential(module))
+
+
+def test_a_linear_layer_needs_a_pooling_before_it() -> None:
+    """Flattened coefficients are as many as flattened pixels, so the wrong answer would have the right shape."""
+    layers = [nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 64, 10)]
+    with pytest.raises(TypeError, match="pool before it"):
+        to_jpeg(nn.Sequential(*layers))
+    late = to_jpeg(nn.Sequential(*layers[:2], nn.AdaptiveAvgPool2d(1)))
+    with pytest.raises(ValueError, match="Flatten would act on coefficients"):
+        late(Codec().encode(torch.zeros(1, 1, 8, 8)))
+
+
+@pytest.mark.parametrize("after", [nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1)])
+@pytest.mark.parametrize("mode", ["fused", "exploded"])
+def test_a_layer_on_coefficients_refuses_what_the_pooling_gives(after: nn.Module, mode: Any) -> None:
+    model = to_jpeg(nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.AdaptiveAvgPool2d(1), after), mode=mode)
+    with pytest.raises(ValueError, match=r"\(1, 2, 1, 1\) are no coefficients .* only linear layers follow"):
+        model(Codec().encode(torch.zeros(1, 1, 8, 8)))
+
+
+@pytest.mark.parametrize("mode", ["fused", "exploded"])
+def test_a_layer_refuses_coefficients_of_other_channels(mode: Any) -> None:
+    model = to_jpeg(nn.Conv2d(3, 2, 3, padding=1), mode=mode)
+    with pytest.raises(ValueError, match="1 channels, the layer takes 3"):
+        model(Codec().encode(torch.zeros(1, 1, 8, 8)))
+
+
+@pytest.mark.parametrize("n_freqs", [-1, 15])
+def test_frequencies_that_blocks_do_not_have(n_freqs: int) -> None:
+    with pytest.raises(ValueError, match=f"n_freqs={n_freqs}: type a number from 0 to 14"):
+        to_jpeg(nn.ReLU(), n_freqs=n_freqs)
+    with pytest.raises(ValueError, match="0 to 14"):
+        BlockReLU(n_freqs)
 
 
 def test_every_way_is_timed() -> None:
