@@ -64,7 +64,7 @@ def test_an_experiment_leaves_a_whole_run_folder(
     summary = json.loads(folder.summary.read_text())
     assert summary["status"] == "finished" and summary["steps"] == 1
     assert summary["final"]["exact/disagreeing"] == 0 and summary["final"]["exact/max_difference"] < 1e-3
-    assert summary["final"]["exact/images"] == 128
+    assert summary["final"]["exact/images"] == 128 and 0 < summary["final"]["encode/seconds"] < 60
     assert any("fused" in warning for warning in summary["warnings"])  # it is slower, and says so
     with open(folder.figures / "forms.csv") as file:
         plain, control = (float(row["loss"]) for row in csv.DictReader(file))

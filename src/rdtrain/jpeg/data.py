@@ -52,13 +52,13 @@ class Digits:
         """What environment.json says about the data.
 
         Returns:
-            Number and hash of the images of each part.
+            Number of the images of each part, and a hash of them and their labels.
         """
-        parts = {"train": self.train, "test": self.test}
-        return {
-            name: {"images": len(images), "sha256": hashlib.sha256(images.numpy().data).hexdigest()}
-            for name, (images, _) in parts.items()
-        }
+        found = {}
+        for name, (images, labels) in {"train": self.train, "test": self.test}.items():
+            digest = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes())
+            found[name] = {"images": len(images), "sha256": digest.hexdigest()}
+        return found
 
 
 class ImageDataset(Dataset):
@@ -69,11 +69,12 @@ class ImageDataset(Dataset):
     Args:
         images: uint8, (N, 1, H, W).
         labels: (N,).
-        codec: that encodes; None for pixels.
+        codec: that encodes, on its device, where they stay; None for pixels.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, codec: Codec | None = None) -> None:
-        self.x = normalised(images) if codec is None else codec.encode(normalised(images))
+        x = normalised(images)
+        self.x = x if codec is None else codec.encode(x.to(codec.q.device))
         self.labels = labels
 
     def __len__(self) -> int:
@@ -119,7 +120,10 @@ def load_digits(name: str, root: str | None, seed: int) -> Digits:
         raise UserError(f"data.root={root} lacks t10k-images-idx3-ubyte.gz or its labels; type the folder of MNIST")
     if (train := _mnist(folder, "train")) is not None:
         return Digits(train, test)
-    note = f"{folder} lacks MNIST's training images: trained on four fifths of its test images, tested on the others"
+    note = (
+        f"{folder} lacks MNIST's training images or their labels: "
+        "trained on four fifths of its test images, tested on the others"
+    )
     return _split(*test, seed, note)
 
 

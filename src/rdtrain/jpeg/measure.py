@@ -126,11 +126,11 @@ def timing_rows(
     }
     if exploded is not None:
         ways["inference", "coefficients, exploded"] = (_inference(exploded), coefficients)
-    seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
+    timed: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
     for _ in range(repeats + 1):
         for way, (run, images) in ways.items():
-            seconds[way].append(_seconds(run, images) / len(images))
-    rates = {way: 1 / statistics.median(times[1:]) for way, times in seconds.items()}
+            timed[way].append(seconds(run, images) / len(images))
+    rates = {way: 1 / statistics.median(times[1:]) for way, times in timed.items()}
     return [
         {"task": task, "way": way, "images_per_s": rate, "of_pixels": rate / rates[task, "pixels"]}
         for (task, way), rate in rates.items()
@@ -178,7 +178,16 @@ def _training(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return step
 
 
-def _seconds(run: Callable[[Tensor], Tensor], x: Tensor) -> float:
+def seconds(run: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    """Time one call.
+
+    Args:
+        run: what is timed.
+        x: what it is given; on a GPU its work is waited for.
+
+    Returns:
+        Wall clock, seconds.
+    """
     start = time.perf_counter()
     run(x)
     if x.is_cuda:

@@ -223,7 +223,6 @@ def sizes(name: str, subject: str, found: Sequence[Standing]) -> Plot:
     rows = -(-len(cells) // columns)
     figure = Figure(figsize=(3.6 * columns + 0.5, 2.8 * rows + 1.2), layout="constrained")
     figure.suptitle(subject, fontsize=11)
-    figure.supxlabel("numbers stored for a kernel", fontsize=9)
     figure.supylabel(_QUANTITIES["kernel_error"], fontsize=9)
     panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for axes in panels[len(cells) :]:
@@ -239,6 +238,9 @@ def sizes(name: str, subject: str, found: Sequence[Standing]) -> Plot:
             if len(own) > 1:
                 axes.plot(x, [one.floor for one in own], color=colour, linestyle="--", linewidth=1)
         axes.set_ylim(bottom=0)
+        axes.set_xlabel("numbers stored for a kernel", fontsize=8)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.0f}")
         axes.grid(True, color="#dddddd", linewidth=0.6)
         axes.set_title(cell_name(cell), fontsize=8)
         axes.tick_params(labelsize=7)

@@ -61,6 +61,8 @@ class Standing:
         to_control: of those to the errors of the better control, which is plain where there is no other.
         steps: median of the steps to the tolerance; None where a repetition did not come there.
         loss: geometric mean of the last losses.
+        loss_to_plain: its ratio to plain's.
+        loss_to_control: its ratio to that of the better control, likewise.
         low: mean error at low frequencies.
         high: mean error at high frequencies.
         floor: largest of the repetitions' smallest possible errors.
@@ -79,6 +81,8 @@ class Standing:
     to_control: float
     steps: float | None
     loss: float
+    loss_to_plain: float
+    loss_to_control: float
     low: float
     high: float
     floor: float
@@ -105,6 +109,9 @@ def _of_cell(cell: Cell, arms: dict[str, list[Result]]) -> list[Standing]:
     errors = {arm: [_within(result.kernel_error) for result in found] for arm, found in arms.items()}
     order = sorted(arms, key=lambda arm: geometric_mean(errors[arm]))
     means = {arm: geometric_mean(errors[arm]) for arm in order}
+    losses = {
+        arm: geometric_mean([_within(result.loss, _SMALLEST**2) for result in found]) for arm, found in arms.items()
+    }
     ranked = [arm for arm in order if not is_control(arm)]
     found = []
     for arm in order:
@@ -125,7 +132,9 @@ def _of_cell(cell: Cell, arms: dict[str, list[Result]]) -> list[Standing]:
                 to_plain=means[arm] / means[PLAIN],
                 to_control=means[arm] / min(means[name] for name in controls),
                 steps=median(steps) if len(steps) == len(reached) else None,
-                loss=geometric_mean([_within(result.loss, _SMALLEST**2) for result in arms[arm]]),
+                loss=losses[arm],
+                loss_to_plain=losses[arm] / losses[PLAIN],
+                loss_to_control=losses[arm] / min(losses[name] for name in controls),
                 low=mean(_within(result.error_low) for result in arms[arm]),
                 high=mean(_within(result.error_high) for result in arms[arm]),
                 floor=max(result.floor for result in arms[arm]),
@@ -182,7 +191,10 @@ def standing_rows(found: Iterable[Standing]) -> list[dict[str, Any]]:
     Returns:
         Values by column, four digits.
     """
-    columns = ("lr_factor", "error", "smallest", "largest", "to_plain", "to_control", "loss", "low", "high", "floor")
+    columns = (
+        "lr_factor", "error", "smallest", "largest", "to_plain", "to_control",
+        "loss", "loss_to_plain", "loss_to_control", "low", "high", "floor",
+    )  # fmt: skip
     return [
         {**one.cell._asdict(), "arm": one.arm, "rank": one.rank or "", "verdict": one.verdict}
         | {"steps_to_tolerance": "" if one.steps is None else f"{one.steps:g}", "numbers": one.numbers}
@@ -199,7 +211,8 @@ def leaders(found: Sequence[Standing]) -> list[dict[str, Any]]:
 
     Returns:
         One row an arm, the smallest mean rank first: in how many cells it has which verdict, geometric means over the
-        cells of its ratios to plain and to its control, and in how many cells all repetitions reached the tolerance.
+        cells of its ratios to plain and to its control, of errors and of losses, and in how many cells all repetitions
+        reached the tolerance.
     """
     rows = []
     for arm in dict.fromkeys(one.arm for one in found if one.rank is not None):
@@ -210,8 +223,10 @@ def leaders(found: Sequence[Standing]) -> list[dict[str, Any]]:
                 "mean_rank": round(mean(one.rank or 0 for one in own), 2),
                 "cells": len(own),
                 **{name: sum(one.verdict == name for one in own) for name in VERDICTS},
-                "to_plain": float(f"{geometric_mean([one.to_plain for one in own]):.3g}"),
-                "to_control": float(f"{geometric_mean([one.to_control for one in own]):.3g}"),
+                **{
+                    name: float(f"{geometric_mean([getattr(one, name) for one in own]):.3g}")
+                    for name in ("to_plain", "to_control", "loss_to_plain", "loss_to_control")
+                },
                 "reached": sum(one.steps is not None for one in own),
             }
         )

@@ -46,6 +46,7 @@ def test_standings_of_a_cell() -> None:
     rfft = by_arm["rfft"]
     assert (rfft.error, rfft.smallest, rfft.largest) == pytest.approx((0.2, 0.1, 0.4))
     assert (rfft.to_plain, rfft.to_control, rfft.loss) == pytest.approx((0.1, 0.4, 0.02))
+    assert (rfft.loss_to_plain, rfft.loss_to_control) == pytest.approx((0.1, 0.4))
     assert (rfft.steps, by_arm["plain"].steps) == (None, 7)
     assert (rfft.verdict, by_arm["plain"].verdict, by_arm["plain-as-rfft"].verdict) == (WINS, "", "")
     assert by_arm["mine"].largest == DIVERGED and by_arm["mine"].to_control == by_arm["mine"].to_plain > 100
@@ -81,6 +82,7 @@ def test_leaders_go_over_all_cells() -> None:
     assert [(row["mean_rank"], row["cells"]) for row in (first, second, last)] == [(1.0, 2), (2.5, 2), (2.5, 2)]
     assert first["arm"] == "rfft"
     assert (first[WINS], first[EVEN], first[LOSES], first["reached"]) == (1, 1, 0, 1)
+    assert first["loss_to_control"] == first["loss_to_plain"] == first["to_plain"] == first["to_control"]
     assert first["to_plain"] == pytest.approx(math.sqrt(0.1 * math.sqrt(0.4)), rel=1e-2)
     by_arm = {row["arm"]: row for row in (second, last)}
     assert (by_arm["mine"][WINS], by_arm["mine"][LOSES], by_arm["mine"]["to_plain"]) == (1, 1, 1.0)
