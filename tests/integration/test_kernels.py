@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -15,14 +13,12 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rdtrain.errors import UserError
 from rdtrain.kernels import figures, results
-from rdtrain.kernels.leaderboard import finished_fits, write_leaderboard
-from rdtrain.kernels.ranking import VERDICTS, Cell, standings
+from rdtrain.kernels.ranking import Cell, standings
 from rdtrain.kernels.results import Result
 from rdtrain.kernels.schema import Config
 from rdtrain.kernels.targets import make_target
@@ -323,33 +319,6 @@ def test_a_fit_of_other_trained_kernels_is_not_taken_for_done(configure: Callabl
     for again in (run, planned):
         with pytest.raises(UserError, match="the target data are not those that the run in"):
             again(config)
-
-
-@pytest.mark.slow
-def test_the_quick_suite_makes_a_leaderboard(tmp_path: Path) -> None:
-    with initialize_config_module("rdtrain.conf", version_base="1.3"):
-        composed = compose("kernels", overrides=["experiment=kernels/quick_suite"], return_hydra_config=True)
-    GlobalHydra.instance().clear()
-    axes = [[f"{key}={value}" for value in values.split(",")] for key, values in composed.hydra.sweeper.params.items()]
-    points = list(itertools.product(*axes))
-    for point in points:
-        run(Config.model_validate(raw("experiment=kernels/quick_suite", *point, f"paths.runs={tmp_path}")))
-    fits = finished_fits(path for path in tmp_path.iterdir() if path.is_dir())
-    assert len(fits) == len(points) == 8
-    said = write_leaderboard(fits, tmp_path / "leaderboard")
-    with open(tmp_path / "leaderboard" / "leaderboard.csv", newline="") as file:
-        table = list(csv.DictReader(file))
-    arms = {"plain", "rfft", "rdft", "dct", "dct9", "attenuated", "attenuated_half"}
-    assert {row["arm"] for row in table} == arms and {row["cells"] for row in table} == {"8"}
-    ranks = [float(row["mean_rank"]) for row in table]
-    assert ranks == sorted(ranks) and 1 <= ranks[0] < ranks[-1] <= 7
-    for row in table:
-        assert sum(int(row[name]) for name in VERDICTS) == (0 if row["arm"] == "plain" else 8)
-        assert row["arm"] in said
-    assert all(
-        (tmp_path / "leaderboard" / name).stat().st_size > 20_000
-        for name in ("heat-map.png", "curves.png", "losses.png")
-    )
 
 
 @pytest.mark.slow
