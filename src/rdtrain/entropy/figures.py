@@ -14,7 +14,7 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from rdtrain.densities import density
-from rdtrain.entropy.learned import Learned
+from rdtrain.entropy.learned import Learned, new_pmf
 from rdtrain.entropy.stable import both_bits, lost_from
 from rdtrain.entropy.study import Study
 from rdtrain.entropy.tally import EDGES, SPAN, Tally
@@ -134,7 +134,7 @@ def _grid(title: str, panels: int) -> tuple[Figure, list[Axes]]:
 
 
 def symbols_figure(study: Study, name: str, order: Array) -> Plot:
-    """Draw learned probabilities, the coder's tables and what came.
+    """Draw learned probabilities, those of a new model, the coder's tables and what came.
 
     Args:
         study: the measurements.
@@ -146,21 +146,23 @@ def symbols_figure(study: Study, name: str, order: Array) -> Plot:
     """
     tally, one = study.tallies[name], study.learned[name]
     figure, panels = _grid(f"Symbols of {name}: learned, in the table, counted\n{study.about}", order.size)
+    new = new_pmf(tally.model, one.symbols)
     for axes, channel in zip(panels, order, strict=False):
-        _draw_symbols(axes, tally, one, int(channel))
+        _draw_symbols(axes, tally, one, int(channel), new[channel])
     panels[0].set(yscale="log", ylim=(_LEAST, 2))
     for axes in panels[::_ACROSS]:
         axes.set_ylabel("probability", fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8, frameon=False)
     caption = f"{name}: learned probability of each symbol, the coder's 16-bit table, and how often each symbol came."
     return Plot(slug(f"symbols-{name}"), caption, figure)
 
 
-def _draw_symbols(axes: Axes, tally: Tally, one: Learned, channel: int) -> None:
+def _draw_symbols(axes: Axes, tally: Tally, one: Learned, channel: int, new: Array) -> None:
     counted = tally.histogram[channel] / tally.count
     edges = np.arange(-SPAN, SPAN + 2) - 0.5
     axes.stairs(counted, edges, baseline=_LEAST, fill=True, color=COLOURS[4], label="counted")
+    axes.plot(one.symbols, new, color=COLOURS[7], lw=0.8, ls=":", label="density before training")
     axes.plot(one.symbols, one.pmf[channel], color=COLOURS[0], lw=1.2, label="learned density")
     axes.step(one.symbols, one.table[channel], where="mid", color=COLOURS[1], lw=1, ls="--", label="coder's table")
     inside = one.symbols[np.isfinite(one.table[channel]) & (one.pmf[channel] > _LEAST)]

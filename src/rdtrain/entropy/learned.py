@@ -11,6 +11,7 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 from numpy.typing import NDArray
 
+from rdtrain.densities import likelihood
 from rdtrain.entropy.stable import interval_probability
 
 Array = NDArray[Any]
@@ -79,6 +80,25 @@ def learned(bottleneck: EntropyBottleneck) -> Learned:
         entropy=entropy(pmf),
         quantiles=wide.quantiles[:, 0].numpy(),
     )
+
+
+@torch.no_grad()
+def new_pmf(bottleneck: EntropyBottleneck, symbols: Array) -> Array:
+    """What a bottleneck of the same kind gives symbols before its training.
+
+    Args:
+        bottleneck: of which only the kind counts.
+        symbols: distances from the median, (K,).
+
+    Returns:
+        Probabilities, (C, K); always the same ones of the random initialisation.
+    """
+    kind: Any = bottleneck
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        new: Any = EntropyBottleneck(kind.channels, init_scale=kind.init_scale, filters=kind.filters).double()
+    x = new.quantiles[:, 0, 1:2] + torch.from_numpy(symbols.astype(np.float64))
+    return likelihood(new, x).numpy()
 
 
 def entropy(probabilities: Array) -> Array:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.entropy_models.entropy_models import pmf_to_quantized_cdf
-from compressai.models import get_scale_table
+from compressai.models import get_scale_table, google
 from compressai.ops import LowerBound
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -235,7 +235,7 @@ def test_quantiles_and_the_auxiliary_loss() -> None:
     assert first.abs().sum().item() == pytest.approx(expected, rel=1e-5), changed
     assert model.loss().item() / 5 == pytest.approx(40.83, abs=1), changed
     model._update_quantiles()
-    assert model.loss().item() / 5 < 0.02, (
+    assert model.loss().item() / 5 < 2e-3, (
         "bisection no longer finds the quantiles: rdtrain.evaluation.evaluation_copy makes tables that do not fit"
     )
 
@@ -333,9 +333,24 @@ def test_a_hyperprior_costs_what_it_estimates() -> None:
     assert y_hat.shape == likelihood.shape == (1, 12, 2, 2)
     metrics = evaluate_image(model, images(1, 256, 256, seed=2), CRITERION).metrics
     overhead = metrics["bpp/real"] / metrics["bpp/forward"] - 1
-    assert -0.005 < overhead < 0.03, (
+    assert -0.005 < overhead < 0.02, (
         "real rates differ from estimates by more than the tables' precision and two flushes"
     )
+
+
+def test_a_new_models_small_file_costs_a_flush_more_than_it_estimates() -> None:
+    torch.manual_seed(0)
+    model = google.FactorizedPrior(8, 12).eval()
+    model.update()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        estimate = -sum(likelihood.log2().sum().item() for likelihood in model(x)["likelihoods"].values())
+        ((string,),) = model.compress(x)["strings"]
+    changed = (
+        "initial densities or the coder have changed, on which rdtrain.rate_gap and docs/entropy.md rely"
+    )
+    assert estimate == pytest.approx(1037.8, abs=8), changed  # seeds differ by some bits
+    assert 8 * len(string) == 1088, changed
 
 
 @pytest.mark.parametrize("channels", [8, 12])

@@ -23,7 +23,7 @@ from rdtrain.densities import likelihood
 from rdtrain.entropy import coding
 from rdtrain.entropy.coding import Coded, code_image
 from rdtrain.entropy.figures import parts_figure
-from rdtrain.entropy.learned import entropy, learned
+from rdtrain.entropy.learned import entropy, learned, new_pmf
 from rdtrain.entropy.page import sections
 from rdtrain.entropy.study import Study, header_bits, image_parts, study
 from rdtrain.entropy.tables import channels_table, models_table, parts_table, scales_table
@@ -294,6 +294,20 @@ def test_lost_latents_are_counted_with_their_bits() -> None:
     assert (np.abs(stock / exact - 1) > 0.01).sum(1).tolist() == [2, 0]
     assert tally.lost.tolist() == [2, 0]
     np.testing.assert_allclose(tally.lost_bits, np.log2(exact / stock).sum(1), atol=1e-4)
+
+
+def test_densities_of_a_new_bottleneck_of_the_same_kind() -> None:
+    trained = trained_model("bmshj2018-factorized").entropy_bottleneck
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    found = new_pmf(trained, np.arange(-400, 401))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert found.shape == (trained.channels, 801)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+    torch.manual_seed(0)
+    new = EntropyBottleneck(trained.channels)
+    x = torch.arange(-20.0, 21).expand(trained.channels, 1, -1)
+    np.testing.assert_allclose(found[:, 380:421], new._likelihood(x)[0][:, 0].detach().numpy(), atol=2e-7)
 
 
 def test_what_was_learned_is_the_density_and_the_table() -> None:
