@@ -228,11 +228,22 @@ def _search(config_name: str, config_dir: str | None) -> Iterator[list[str]]:
     # Of two files with one name Hydra takes rdtrain's.
     folder = None if config_dir is None else Path(config_dir).resolve()
     if folder is not None and _root_file(folder, config_name).is_file() and not _is_ours(config_name):
-        with initialize_config_dir(str(folder), version_base="1.3"):
+        with _job_aside(), initialize_config_dir(str(folder), version_base="1.3"):
             yield ["hydra.searchpath=[pkg://rdtrain.conf]"]
     else:
-        with initialize_config_module("rdtrain.conf", version_base="1.3"):
+        with _job_aside(), initialize_config_module("rdtrain.conf", version_base="1.3"):
             yield [] if folder is None else [f"hydra.searchpath=[file://{folder}]"]
+
+
+@contextmanager
+def _job_aside() -> Iterator[None]:
+    # Hydra is one a process, and in a job, which may read other runs' configurations, it is the job's.
+    instance = GlobalHydra.instance()
+    own, instance.hydra = instance.hydra, None
+    try:
+        yield
+    finally:
+        instance.hydra = own
 
 
 def lenient(overrides: Sequence[str]) -> list[str]:

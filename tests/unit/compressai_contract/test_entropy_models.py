@@ -346,9 +346,7 @@ def test_a_new_models_small_file_costs_a_flush_more_than_it_estimates() -> None:
     with torch.no_grad():
         estimate = -sum(likelihood.log2().sum().item() for likelihood in model(x)["likelihoods"].values())
         ((string,),) = model.compress(x)["strings"]
-    changed = (
-        "initial densities or the coder have changed, on which rdtrain.rate_gap and docs/entropy.md rely"
-    )
+    changed = "initial densities or the coder have changed, on which rdtrain.rate_gap and docs/entropy.md rely"
     assert estimate == pytest.approx(1037.8, abs=8), changed  # seeds differ by some bits
     assert 8 * len(string) == 1088, changed
 
