@@ -361,5 +361,13 @@ def test_numbers_of_a_plain_script_come_out_again(
     found = run(configure("experiment=kernels/conditioning", *words, "fit.seeds=1", "fit.controls=false"))
     rows = {one.arm: one for one in results.read_results(found.figures / "results.csv")}
     for arm, value in printed.items():
-        half_a_digit = 0.5 * 10.0 ** -len(str(value).partition(".")[2])
-        assert getattr(rows[arm], quantity) == pytest.approx(value, abs=1.2 * half_a_digit), arm
+        assert getattr(rows[arm], quantity) == pytest.approx(value, abs=1.2 * half_a_digit(value)), arm
+    if (target, inputs, optimizer) == ("random", "white", "adam"):  # it leads early, and is behind at the end
+        steps, traces = results.read_traces(found.metrics)
+        (after,) = np.flatnonzero(steps == 100)
+        for arm, value in {"rfft": 0.0066, "plain": 0.035}.items():
+            assert traces["loss", arm][after, 0] == pytest.approx(value, abs=1.2 * half_a_digit(value)), arm
+
+
+def half_a_digit(value: float) -> float:
+    return 0.5 * 10.0 ** -len(str(value).partition(".")[2])
