@@ -12,7 +12,6 @@ from compressai.entropy_models import EntropyBottleneck
 from numpy.typing import NDArray
 
 from rdtrain.densities import likelihood
-from rdtrain.entropy.stable import interval_probability
 
 Array = NDArray[Any]
 _FARTHEST = 2048  # symbols from the median that are looked at; tables of trained models are ten times shorter
@@ -62,8 +61,7 @@ def learned(bottleneck: EntropyBottleneck) -> Learned:
     last = offset + escape_code - 1
     symbols = np.arange(max(offset.min(), -_FARTHEST), min(last.max(), _FARTHEST) + 1)
     median = wide.quantiles[:, :, 1:2]
-    _, lower, upper = wide._likelihood(median + torch.from_numpy(symbols.astype(np.float64)))
-    pmf = interval_probability(lower, upper)[:, 0].numpy()
+    pmf = likelihood(wide, median[:, 0] + torch.from_numpy(symbols.astype(np.float64))).numpy()
     ends = torch.from_numpy(np.stack([offset, last], 1).astype(np.float64))
     _, below, above = wide._likelihood(median + ends[:, None])
     tail_mass = torch.sigmoid(below[:, 0, 0]) + torch.sigmoid(-above[:, 0, 1])
