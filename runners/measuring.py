@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from catalyst import dl
 from torch import Tensor
 
+from rdtrain.errors import UserError
 from rdtrain.metrics import Means
 
 Row = dict[str, float]
@@ -82,6 +84,14 @@ class MeasuringRunner(dl.Runner, ABC):
 
         Args:
             runner: this runner.
+
+        Raises:
+            UserError: a loss is no number any more.
         """
+        if lost := [key for key in self.loaders if not math.isfinite(self.epoch_metrics[key]["loss"])]:
+            raise UserError(
+                f"the training has diverged: the loss of {lost[0]} is not finite after epoch {self.epoch_step}; "
+                "type a smaller train.lr"
+            )
         self.on_epoch(self.epoch_step, self.steps, {key: dict(self.epoch_metrics[key]) for key in self.loaders})
         super().on_epoch_end(runner)

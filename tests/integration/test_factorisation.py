@@ -18,6 +18,7 @@ from rdtrain.config.schema import Config as TrainConfig
 from rdtrain.errors import UserError
 from rdtrain.factorisation.schema import Config
 from rdtrain.factorisation.task import planned, problems, run
+from rdtrain.models import image_models
 from rdtrain.train import train
 
 
@@ -109,6 +110,19 @@ def test_a_trained_model_before_and_after(tmp_path: Path, configure: Callable[..
     torch.save(weights, trained.best)
     with pytest.raises(UserError, match="the model data are not those that the run in"):
         planned(Config.model_validate(raw))
+
+
+def test_layers_that_cannot_be_replaced_are_told_before_anything_is_made(tmp_path: Path) -> None:
+    torch.save(image_models()["bmshj2018-factorized"](2, 4).state_dict(), tmp_path / "model.pth")
+    checkpoint = ("experiment=factorisation/model", f"model.checkpoint={tmp_path / 'model.pth'}")
+    named = (*checkpoint, "model.name=bmshj2018-factorized")
+    assert problems(composed(*named)) == []
+    (problem,) = problems(composed(*checkpoint))
+    assert "type model.name=NAME" in problem
+    (problem,) = problems(composed(*named, "model.layers=[g_a.*,h_a.*]"))
+    assert problem.startswith("model.layers: h_a.* matches none of g_a.0, g_a.2")
+    (problem,) = problems(composed(*named, "model.smallest=7"))
+    assert problem == "model.smallest=7: this model has no convolution that could become two"
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,18 @@ def test_an_experiment_leaves_a_whole_run_folder(
             again(Config.model_validate(raw))
 
 
+def test_a_training_that_diverges_says_so(tmp_path: Path, few_digits: None) -> None:
+    with pytest.raises(UserError, match=r"the loss of \w+ is not finite after epoch 1; type a smaller train\.lr"):
+        task.run(Config.model_validate(composed(*QUICK, "train.lr=1e30", f"paths.runs={tmp_path}")))
+    (folder,) = tmp_path.iterdir()
+    assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
+
+
+def test_images_without_an_answer_disagree() -> None:
+    logits = torch.tensor([[1.0, 2.0], [float("nan"), 0.0], [3.0, 1.0]])
+    assert agreement(logits, logits)["disagreeing"] == 1
+
+
 def test_spectral_kernels_are_exported_plain(tmp_path: Path, few_digits: None) -> None:
     lists = [f"{key}=[]" for key in ("relu.converted", "relu.retrained", "rounding.qualities", "compare.forms")]
     none = ("relu.blocks=0", "timing.batch_size=0")
@@ -121,6 +133,8 @@ def test_mistakes_are_told_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         task.run(Config.model_validate(raw))
     assert not list(tmp_path.iterdir())
+    (problem,) = task.problems(composed("experiment=jpeg/digits", "data.root=/nowhere"))
+    assert problem == "data.root=/nowhere: data.name=digits does not look there; type data.name=mnist"
 
 
 @pytest.mark.parametrize("experiment", ["digits", "mnist", "conv_forms"])

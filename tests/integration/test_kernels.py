@@ -42,7 +42,7 @@ class UpsideDown(Transform):
 
 
 WRONG = """
-import numpy
+import dataclasses, numpy
 from rdtrain.conv.transform import Transform
 
 def _taps(kernel_size):
@@ -71,6 +71,18 @@ class Whole(Transform):
 class Deaf(Whole):
     def gain(self, weight_shape, out_axis):
         return numpy.zeros(1)
+
+class Complex(Transform):
+    def basis(self, kernel_size):
+        return numpy.fft.fft(numpy.eye(_taps(kernel_size)))
+
+class Restless(Transform):
+    def basis(self, kernel_size):
+        return numpy.random.default_rng().normal(size=(_taps(kernel_size),) * 2)
+
+@dataclasses.dataclass
+class Loose(Whole):
+    scale: float = 1.0
 
 class Wide(Whole):
     def gain(self, weight_shape, out_axis):
@@ -280,6 +292,9 @@ def test_errors_against_stored_numbers() -> None:
         ("Listed", "its basis for kernels of 5x5 is a list; return an array of shape"),
         ("Infinite", "its basis for kernels of 5x5 is zero or not finite; mend its class"),
         ("Broken", "has no basis for kernels of 5x5 \\(KeyError: 'tap'\\); mend its class"),
+        ("Complex", "its basis for kernels of 5x5 is complex; return real and imaginary parts as rows of their own"),
+        ("Restless", "its basis for kernels of 5x5 is another one at every call; give its random numbers a seed"),
+        ("Loose", "has no basis for kernels of 5x5 \\(TypeError: unhashable type: 'Loose'\\); write @dataclass"),
         ("Deaf", "its gain is 0 or not finite somewhere; mend its class"),
         ("Wide", "its gain is of shape \\(7,\\); return an array that broadcasts to \\(4, 2, 25\\)"),
     ],

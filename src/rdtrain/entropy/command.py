@@ -34,6 +34,8 @@ def report(arguments: Namespace) -> None:
         UserError: there is no such model or image, or the model cannot code.
     """
     subject = load_subject(arguments.source, arguments.model)
+    if subject.run is not None and arguments.model not in (None, subject.name):
+        raise UserError(f"--model {arguments.model}: {subject.run.path} is a run of {subject.name}; leave --model out")
     images = _images(subject, arguments.images, arguments.max_images)
     device = devices.choose("cpu", threads=1)  # as a decoder elsewhere would compute
     weights, _ = read_weights(subject.source, str(subject.source))

@@ -93,13 +93,14 @@ def _hash(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:32]
 
 
-def load_subject(source: Path, model_name: str | None) -> Subject:
+def load_subject(source: Path, model_name: str | None, key: str = "--model ") -> Subject:
     """Find and load a model.
 
     Args:
         source: a run folder (its best checkpoint, else its last), a file in a run folder, or any state dict of a
             CompressAI model.
         model_name: registry name, for the last kind.
+        key: under which the name is typed, for the error.
 
     Returns:
         The model.
@@ -107,6 +108,8 @@ def load_subject(source: Path, model_name: str | None) -> Subject:
     Raises:
         UserError: there is no model there, or the file is not one of this model.
     """
+    if model_name is not None and model_name not in (models := image_models()):
+        raise UserError(f"{key}{model_name}: there is no such image model; {suggestion(model_name, models)}")
     if not source.exists():
         raise UserError(f"{source} does not exist; give a run folder, a checkpoint or a .pth file of CompressAI")
     source = source.resolve()
@@ -116,7 +119,7 @@ def load_subject(source: Path, model_name: str | None) -> Subject:
             return _of_run(run, _checkpoint(run) if source.is_dir() else source)
         if source.is_dir():
             raise UserError(f"{source} is no run folder (it has no config.yaml); give the folder of one run")
-        return Subject(source, *_stock(source, model_name))
+        return Subject(source, *_stock(source, model_name, key))
     except LatentOverflow as error:
         raise UserError(f"{source}: {error}") from error
 
@@ -169,20 +172,17 @@ def _config(run: RunFolder) -> Config:
     return complete(config)
 
 
-def _stock(file: Path, name: str | None) -> tuple[str, CompressionModel]:
-    models = image_models()
+def _stock(file: Path, name: str | None, key: str) -> tuple[str, CompressionModel]:
     if name is None:
-        raise UserError(f"{file} is in no run folder, so its model is unknown; type --model NAME, such as mbt2018-mean")
-    if name not in models:
-        raise UserError(f"--model {name}: there is no such image model; {suggestion(name, models)}")
+        raise UserError(f"{file} is in no run folder, so its model is unknown; type {key}NAME, such as mbt2018-mean")
     weights, transform = read_weights(file, str(file))
     if transform is not None:
         raise UserError(f"{file}: its kernels are spectral; evaluate it inside its run's folder, or export/model.pth")
     try:
-        model = models[name].from_state_dict(load_pretrained(weights))
+        model = image_models()[name].from_state_dict(load_pretrained(weights))
     except _MISFIT as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{file}: these are not weights of --model {name}: {reason}") from error
+        raise UserError(f"{file}: these are not weights of {key}{name}: {reason}") from error
     use_coder(model, "auto")
     use_coding_order(model, WAVEFRONT)
     return name, evaluation_copy(model)

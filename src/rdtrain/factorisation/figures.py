@@ -50,9 +50,10 @@ def case_figure(name: str, target: Array, learned: Mapping[str, tuple[Array, flo
     ):
         views = {"target": target, f"{solver}: MSE {error:.2e}": canvas, "error": _GAIN * (target - canvas)}
         for axes, (title, view) in zip(row, views.items(), strict=True):
-            axes.imshow(view, cmap="RdBu_r", vmin=-_LIMIT, vmax=_LIMIT)
+            image = axes.imshow(view, cmap="RdBu_r", vmin=-_LIMIT, vmax=_LIMIT)
             axes.set_title(title, fontsize=9)
             axes.set(xticks=[], yticks=[])
+        figure.colorbar(image, ax=row, label="standard deviations of the target")
     return figure
 
 
@@ -122,9 +123,12 @@ def rate_figure(rows: Rows, name: str) -> Figure:
         The figure.
     """
     figure, (axes,) = new_figure(f"{name}: large convolutions as two smaller ones", 6.5, 4.2)
-    for colour, row in zip(COLOURS, rows, strict=False):
-        label = f"two, {row['cost']:.2f} of the multiply-adds" if row["cost"] else "one, as trained"
-        axes.plot(row["bpp"], row["psnr"], "o", color=colour, label=label)
+    for i, row in enumerate(rows):
+        if row["cost"]:
+            label, style = f"two, {row['cost']:.2f} of the multiply-adds", {"marker": "o", "color": COLOURS[i % 7]}
+        else:  # may lie under another one
+            label, style = "one, as trained", {"marker": "s", "color": "black", "fillstyle": "none", "markersize": 11}
+        axes.plot(row["bpp"], row["psnr"], linestyle="none", label=label, **style)
     axes.set(xlabel="bits per pixel, real", ylabel="PSNR, dB")
     axes.margins(0.15)
     legend_below(figure, [axes])

@@ -141,13 +141,29 @@ def replace_convs(
         What was replaced, in the order of `named_modules`.
     """
     replaced = []
-    for name, conv in list(model.named_modules()):
-        chosen = not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
-        if _is_replaceable(conv, smallest) and chosen:
-            pair, row = _factorised(name, conv, channels_for(conv.weight.shape, conv.stride[0], cost), iterations, seed)
-            model.set_submodule(name, pair)
-            replaced.append(row)
+    for name, conv in replaceable(model, patterns, smallest).items():
+        pair, row = _factorised(name, conv, channels_for(conv.weight.shape, conv.stride[0], cost), iterations, seed)
+        model.set_submodule(name, pair)
+        replaced.append(row)
     return replaced
+
+
+def replaceable(model: nn.Module, patterns: Sequence[str], smallest: int) -> dict[str, Conv]:
+    """Which convolutions of a model can become two.
+
+    Args:
+        model: not changed.
+        patterns: of module names; empty: all.
+        smallest: side of the smallest kernel that counts.
+
+    Returns:
+        Convolutions by name, in the order of `named_modules`.
+    """
+    return {
+        name: conv
+        for name, conv in model.named_modules()
+        if _is_replaceable(conv, smallest) and (not patterns or any(fnmatchcase(name, pattern) for pattern in patterns))
+    }
 
 
 def channels_for(shape: Sequence[int], stride: int, cost: float) -> int:
@@ -174,6 +190,7 @@ def _is_replaceable(module: nn.Module, smallest: int) -> TypeGuard[Conv]:
         conv.kernel_size[0] == conv.kernel_size[1] >= smallest
         and conv.stride[0] == conv.stride[1]
         and conv.padding[0] == conv.padding[1]
+        and bool(conv.weight.any())
         and conv.output_padding[0] == conv.output_padding[1]  # zeros of a convolution that is not transposed
         and (conv.groups, conv.dilation, conv.padding_mode) == (1, (1, 1), "zeros")
     )

@@ -89,11 +89,12 @@ def floor(y: Array, side: int) -> float:
     return float(np.square(y[~inside]).sum() / y.size)
 
 
-def read_kernel(path: str) -> Array:
+def read_kernel(path: str, key: str) -> Array:
     """Read a filter from a file.
 
     Args:
         path: `.npy`, or text with a row a line and numbers separated by spaces or commas.
+        key: under which it was typed, for the error.
 
     Returns:
         Two-dimensional, both sides odd and at most 15.
@@ -105,15 +106,15 @@ def read_kernel(path: str) -> Array:
         file = Path(path).expanduser()
         text = None if file.suffix == ".npy" else file.read_text(encoding="utf-8").replace(",", " ").splitlines()
         if text is not None and not any(map(str.strip, text)):
-            raise UserError(f"target.file={path} is empty; it should hold a row of numbers a line")
+            raise UserError(f"{key}={path} is empty; it should hold a row of numbers a line")
         kernel = np.load(file, allow_pickle=False) if text is None else np.loadtxt(text, ndmin=2)
         if np.iscomplexobj(kernel):
-            raise UserError(f"target.file={path} holds complex numbers; save their real or imaginary part")
+            raise UserError(f"{key}={path} holds complex numbers; save their real or imaginary part")
         kernel = np.asarray(kernel, dtype=np.float64)
     except (OSError, ValueError, EOFError, TypeError) as error:
-        raise UserError(f"target.file={path} cannot be read: {error}") from error
+        raise UserError(f"{key}={path} cannot be read: {error}") from error
     if kernel.ndim != 2 or not all(side % 2 and side < CANVAS for side in kernel.shape):
-        raise UserError(f"target.file={path}: its shape is {kernel.shape}; both sides must be odd and at most 15")
+        raise UserError(f"{key}={path}: its shape is {kernel.shape}; both sides must be odd and at most 15")
     if not np.isfinite(kernel).all() or np.ptp(on_canvas(kernel)) == 0:
-        raise UserError(f"target.file={path}: it holds no filter but zeros or numbers that are not finite")
+        raise UserError(f"{key}={path}: it holds no filter but zeros or numbers that are not finite")
     return kernel

@@ -27,7 +27,7 @@ from rdtrain.experiment import Record, engine_section, folder_of, run_experiment
 from rdtrain.factorisation import chain, figures, targets
 from rdtrain.factorisation.descent import Descent, Setting, descend
 from rdtrain.factorisation.latency import latency_rows
-from rdtrain.factorisation.network import replace_convs
+from rdtrain.factorisation.network import replace_convs, replaceable
 from rdtrain.factorisation.schema import Case, Config, Model, Search
 from rdtrain.factorisation.toy import diverging_share
 from rdtrain.losses import RateDistortionLoss
@@ -56,7 +56,7 @@ def problems(raw: dict[str, Any]) -> list[str]:
     if (machine := section(Machine, raw.get("engine"))) is not None:
         found += device_problems(engine_section(machine))
     if (model := section(Model, raw.get("model"))) is not None and model.checkpoint is not None:
-        found += _told(lambda: load_subject(Path(model.checkpoint), model.name))
+        found += _told(lambda: _check_layers(model))
         found += _told(lambda: _images(model))
     mapped = (raw.get("map") or {}).get("case")
     if mapped is not None and (raw.get("cases") or {}).get(mapped) is None:
@@ -84,7 +84,7 @@ def _case_problems(name: str, case: Case) -> list[str]:
         return [f"cases.{name}: {case.n} kernels of side {case.k}; the side must be odd and the chain reach at most 15"]
     if (case.target == "file") != (case.file is not None):
         return [f"cases.{name}: target=file and file=PATH belong together; type both or neither"]
-    return _told(lambda: _canvas(case))
+    return _told(lambda: _canvas(name, case))
 
 
 def planned(config: Config) -> tuple[Config, RunFolder]:
@@ -127,9 +127,10 @@ def what_is_read(config: Config) -> dict[str, Any]:
         Fingerprints of the filters that cases read, of the trained model and of the images that it is judged by.
     """
     files = {name: case.file for name, case in config.cases.items() if case is not None and case.file is not None}
-    found = {name: hashlib.sha256(targets.read_kernel(file).tobytes()).hexdigest() for name, file in files.items()}
+    kernels = {name: targets.read_kernel(file, _file_key(name)) for name, file in files.items()}
+    found: dict[str, Any] = {name: hashlib.sha256(kernel.tobytes()).hexdigest() for name, kernel in kernels.items()}
     if config.model.checkpoint is not None:
-        found["model"] = identity(load_subject(Path(config.model.checkpoint), config.model.name).model).weights
+        found["model"] = identity(_subject(config.model).model).weights
         found["images"] = fingerprint(_images(config.model))
     return found
 
@@ -144,7 +145,7 @@ def _work(config: Config, record: Record, engine: Engine, writer: SummaryWriter)
         _save(record, "targets", figures.target_figure())
         _solve(config, cases, record, writer)
     if config.map.case is not None:
-        _map(config, cases[config.map.case], record)
+        _map(config, config.map.case, record)
     _time(config, engine.device, record)
     if config.toy.starts:
         share = diverging_share(config.toy.starts, deviation=10.0, lr=1e-2, steps=20, seed=config.seed)
@@ -158,8 +159,12 @@ def _save(record: Record, name: str, figure: Figure) -> None:
     save_png(figure, record.folder.figures / f"{name}.png")
 
 
-def _canvas(case: Case) -> targets.Array:
-    kernel = targets.wavelet(case.target) if case.file is None else targets.read_kernel(case.file)
+def _file_key(name: str) -> str:
+    return f"cases.{name}.file"
+
+
+def _canvas(name: str, case: Case) -> targets.Array:
+    kernel = targets.wavelet(case.target) if case.file is None else targets.read_kernel(case.file, _file_key(name))
     return targets.normalised(targets.on_canvas(kernel))
 
 
@@ -170,7 +175,7 @@ def _setting(search: Search, seed: int) -> Setting:
 def _solve(config: Config, cases: dict[str, Case], record: Record, writer: SummaryWriter) -> None:
     rows: list[dict[str, Any]] = []
     for name, case in cases.items():
-        y = torch.from_numpy(_canvas(case))
+        y = torch.from_numpy(_canvas(name, case))
         found = descend(y, case.n, case.k, _setting(case.search(config.sgd), config.seed))
         _log_trace(record, writer, name, found)
         exact = _least_squares(config, case, y)
@@ -213,19 +218,21 @@ def _row(name: str, case: Case, solver: str, w: Tensor, y: Tensor, found: Descen
     }
 
 
-def _map(config: Config, case: Case, record: Record) -> None:
-    y = torch.from_numpy(_canvas(case))
+def _map(config: Config, name: str, record: Record) -> None:
+    case = config.cases[name]
+    assert case is not None  # `problems` has told
+    y = torch.from_numpy(_canvas(name, case))
     maps: dict[str, list[dict[str, Any]]] = {}
-    for name, keys in _MAPS.items():
+    for kind, keys in _MAPS.items():
         for pair in itertools.product(*(getattr(config.map, key) for key in keys)):
             search = case.search(config.sgd).model_copy(update=dict(zip(keys, pair, strict=True)))
             found = descend(y, case.n, case.k, _setting(search, config.seed))
             row = {key: getattr(search, key) for key in ("lmbda", "lr", "lambda1", "lambda2")}
             row |= {"diverged_share": found.diverged / search.restarts, "mse": found.mse}
-            maps.setdefault(name, []).append(row)
-    for name, rows in maps.items():
-        record.table(name, rows)
-        _save(record, name, figures.map_figure(rows, str(config.map.case), _MAPS[name]))
+            maps.setdefault(kind, []).append(row)
+    for kind, rows in maps.items():
+        record.table(kind, rows)
+        _save(record, kind, figures.map_figure(rows, name, _MAPS[kind]))
 
 
 def _time(config: Config, device: torch.device, record: Record) -> None:
@@ -246,6 +253,18 @@ def _time(config: Config, device: torch.device, record: Record) -> None:
             )
 
 
+def _subject(model: Model) -> Subject:
+    return load_subject(Path(str(model.checkpoint)), model.name, "model.name=")
+
+
+def _check_layers(model: Model) -> None:
+    network = _subject(model).model
+    if not (names := replaceable(network, [], model.smallest)):
+        raise UserError(f"model.smallest={model.smallest}: this model has no convolution that could become two")
+    if idle := [pattern for pattern in model.layers if not replaceable(network, [pattern], model.smallest)]:
+        raise UserError(f"model.layers: {', '.join(idle)} matches none of {', '.join(names)}; type some of those")
+
+
 def _images(model: Model) -> list[TestImage]:
     root = None if model.root is None else Path(model.root)
     return find_test_images(model.dataset, root, model.max_images, ("model.dataset", "model.root"))
@@ -253,15 +272,13 @@ def _images(model: Model) -> list[TestImage]:
 
 def _replace(config: Config, record: Record) -> None:
     chosen = config.model
-    subject = load_subject(Path(str(chosen.checkpoint)), chosen.name)
+    subject = _subject(chosen)
     images = _images(chosen)
     rows: list[dict[str, Any]] = [{"cost": 0.0, "worst_error": 0.0, **_judged(subject, subject.model, images)}]
     layers: list[dict[str, Any]] = []
     for wanted in chosen.costs:
         model = copy.deepcopy(subject.model)
         replaced = replace_convs(model, chosen.layers, chosen.smallest, wanted, chosen.iterations, config.seed)
-        if not replaced:
-            raise UserError("model.layers or model.smallest: no convolution of this model fits; loosen them")
         layers += [{"wanted_cost": wanted, **vars(one)} for one in replaced]
         cost = sum(one.multiply_adds for one in replaced) / sum(one.direct for one in replaced)
         worst = max(one.error for one in replaced)

@@ -29,13 +29,14 @@ def agreement(logits: Tensor, reference: Tensor) -> dict[str, float]:
         reference: same shape.
 
     Returns:
-        `max_difference` and `rmse` of the logits, and `disagreeing`, the number of images with another answer.
+        `max_difference` and `rmse` of the logits, and `disagreeing`, the number of images with another answer or none.
     """
     difference = (logits - reference).double()
+    answered = (logits.isfinite() & reference.isfinite()).all(1)
     return {
         "max_difference": float(difference.abs().max()),
         "rmse": float(difference.square().mean().sqrt()),
-        "disagreeing": int((logits.argmax(1) != reference.argmax(1)).sum()),
+        "disagreeing": int((~answered | (logits.argmax(1) != reference.argmax(1))).sum()),
     }
 
 

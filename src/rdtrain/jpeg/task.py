@@ -55,6 +55,8 @@ def _device_problems(machine: Any) -> list[str]:
 
 
 def _data_problems(data: Any) -> list[str]:
+    if data.name == "digits" and data.root is not None:
+        return [f"data.root={data.root}: data.name=digits does not look there; type data.name=mnist"]
     try:
         load_digits(data.name, data.root, 0)
     except UserError as error:

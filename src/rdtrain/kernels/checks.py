@@ -122,23 +122,32 @@ def _basis_problems(config: Config, weight_shape: tuple[int, ...]) -> list[str]:
 def _basis_problem(transform: Transform, weight_shape: tuple[int, ...]) -> str | None:
     taps, size = weight_shape[2] * weight_shape[3], f"{weight_shape[2]}x{weight_shape[3]}"
     try:
+        hash(transform)
         basis, gain = transform.basis(weight_shape[2:]), transform.gain(weight_shape, 0)
+        again = transform.basis(weight_shape[2:])
     except Exception as error:  # whatever a user's class does
-        return f"has no basis for kernels of {size} ({type(error).__name__}: {error}); mend its class"
+        frozen = "write @dataclass(frozen=True)" if "unhashable" in str(error) else "mend its class"
+        return f"has no basis for kernels of {size} ({type(error).__name__}: {error}); {frozen}"
     if not isinstance(basis, np.ndarray) or basis.ndim != 2 or basis.shape[1] != taps or not len(basis):
         return f"its basis for kernels of {size} is {_described(basis)}; return an array of shape (S, {taps})"
+    if not np.isrealobj(basis):
+        return f"its basis for kernels of {size} is complex; return real and imaginary parts as rows of their own"
     if not np.isfinite(basis).all() or not basis.any():
         return f"its basis for kernels of {size} is zero or not finite; mend its class"
+    if not np.array_equal(basis, again):
+        return f"its basis for kernels of {size} is another one at every call; give its random numbers a seed"
     stored = (*weight_shape[:2], len(basis))
     if gain is None:
         return None
-    if not isinstance(gain, np.ndarray) or not _broadcasts(gain.shape, stored):
+    if not isinstance(gain, np.ndarray) or not np.isrealobj(gain) or not _broadcasts(gain.shape, stored):
         return f"its gain is {_described(gain)}; return an array that broadcasts to {stored}"
     return None if np.isfinite(gain).all() and gain.all() else "its gain is 0 or not finite somewhere; mend its class"
 
 
 def _described(value: Any) -> str:
-    return f"of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    if not isinstance(value, np.ndarray):
+        return f"a {type(value).__name__}"
+    return f"{'' if np.isrealobj(value) else 'complex, '}of shape {value.shape}"
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:

@@ -34,14 +34,34 @@ def title(config: Config, target: Target) -> str:
         Such as `edge (vertical edges) 4->4, K=5, groups=4; pink 48x48, batch 4, padding 5 zeros; Adam, lr 0.001; 5
         seeds`.
     """
-    inputs, optimizer = config.inputs, config.optimizer
-    images = f"{inputs.name} {inputs.size}x{inputs.size}, batch {inputs.batch}"
-    border = f"padding {inputs.padding} {inputs.padding_mode}" + (f", crop {inputs.crop}" if inputs.crop else "")
+    optimizer = config.optimizer
     extra = [f"{key} {value}" for key, value in optimizer.items() if key not in ("_target_", "lr")]
     rule = ", ".join([optimizer["_target_"].rpartition(".")[2], f"lr {float(optimizer['lr']):g}", *extra])
-    seeds = f"{config.fit.seeds} seed{'s' if config.fit.seeds > 1 else ''}"
     bias = ", biases" if config.fit.bias else ""
-    return f"{target.description}{bias}; {images}, {border}; {rule}; {seeds}"
+    return f"{target.description}{bias}; {config.inputs.name} {_images(config)}; {rule}; {_seeds(config)}"
+
+
+def conditions(config: Config) -> str:
+    """Say what all fits of a leaderboard have in common.
+
+    Args:
+        config: of one of them.
+
+    Returns:
+        Such as `32x32, batch 4, padding 5 zeros; 600 steps, 5 seeds`.
+    """
+    bias = "with biases; " if config.fit.bias else ""
+    return f"{bias}{_images(config)}; {config.fit.steps} steps, {_seeds(config)}"
+
+
+def _images(config: Config) -> str:
+    inputs = config.inputs
+    border = f"padding {inputs.padding} {inputs.padding_mode}" + (f", crop {inputs.crop}" if inputs.crop else "")
+    return f"{inputs.size}x{inputs.size}, batch {inputs.batch}, {border}"
+
+
+def _seeds(config: Config) -> str:
+    return f"{config.fit.seeds} seed{'s' if config.fit.seeds > 1 else ''}"
 
 
 def curves(name: str, subject: str, steps: NDArray[np.float64], traces: Traces) -> Plot:
@@ -112,7 +132,7 @@ def frequency_maps(name: str, subject: str, errors: Mapping[str, NDArray[np.floa
     highest = max(float(finite.max(initial=0)), 1e-6)
     canvas = np.full((rows * (kh + 2), columns * (kw + 1)), np.nan)
     figure = Figure(figsize=(2.1 * columns + 1.2, 2.3 * rows + 0.9), layout="constrained")
-    figure.suptitle(f"Error at each frequency, relative to the target\n{subject}", fontsize=9)
+    figure.suptitle(f"Relative error at each frequency, frequency 0 in the middle\n{subject}", fontsize=9)
     axes = figure.subplots()
     axes.set(xticks=[], yticks=[], frame_on=False)
     for i, (arm, values) in enumerate(errors.items()):
@@ -120,7 +140,7 @@ def frequency_maps(name: str, subject: str, errors: Mapping[str, NDArray[np.floa
         canvas[top : top + kh, left : left + kw] = np.fft.fftshift(np.maximum(values, highest * 1e-4))
         axes.text(left + (kw - 1) / 2, top - 0.7, arm, ha="center", fontsize=8)
     image = axes.imshow(canvas, norm=LogNorm(highest * 1e-4, highest), cmap="magma")
-    figure.colorbar(image, ax=axes, shrink=0.8)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="relative error")
     return Plot(name, subject, figure)
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 from torch.optim import Adam
 
@@ -108,6 +109,7 @@ def form_figure(rows: Sequence[Mapping[str, Any]], title: str, labels: Mapping[s
             style, name = "--" if is_control(form) else "-", f"{form}, mean of {len(values[0])} seeds"
             axes.plot(epochs, np.mean(values, axis=1), color=colour, linestyle=style, label=name)
             axes.fill_between(epochs, np.min(values, axis=1), np.max(values, axis=1), color=colour, alpha=0.15)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch", ylabel=label, yscale="log" if quantity == "loss" else "linear")
     legend_below(figure, panels)
     return figure

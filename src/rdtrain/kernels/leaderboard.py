@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from rdtrain.kernels.ranking import Cell
+    from rdtrain.kernels.schema import Config
 
 FOLDER = "leaderboard"
 SIZES = 4  # different numbers of coefficients in one cell that make a figure of them
@@ -59,8 +60,11 @@ def _compare(folder: Path, runs: Sequence[str]) -> None:
     from rdtrain.sweep.plan import Plan
 
     own = finished_fits(folder / run for run in dict.fromkeys(runs))
-    earlier = finished_fits({folder / point.run for point in Plan.read(folder).points} - set(own))
+    planned = [folder / point.run for point in Plan.read(folder).points]
+    earlier = [fit for fit in finished_fits(planned) if fit not in own]
     if fits := with_comparable(own, earlier):
+        if others := [fit.name for fit in fits if fit not in own]:
+            print(f"of earlier commands: {', '.join(others)}")
         print(write_leaderboard(fits, folder / FOLDER))
     else:
         print(f"no finished fit in {folder}, so no leaderboard", file=sys.stderr)
@@ -87,22 +91,29 @@ def with_comparable(own: Sequence[Path], earlier: Sequence[Path]) -> list[Path]:
         earlier: others.
 
     Returns:
-        The first, and those of the others that differ from one of them in the keys of a cell only, and whose cell none
-        of the first has.
+        The first, and those of the others that differ from one of them in the keys of a cell only and whose cell none
+        of the first has; of several with one cell the last.
     """
     frames, cells = {_frame(fit) for fit in own}, {_cell(fit) for fit in own}
-    return [*own, *(fit for fit in earlier if _frame(fit) in frames and _cell(fit) not in cells)]
+    found = {_cell(fit): fit for fit in earlier if _frame(fit) in frames and _cell(fit) not in cells}
+    return [*own, *found.values()]
 
 
 def _frame(fit: Path) -> str:
     # What two fits must have in common to stand in one table.
-    import yaml
-
-    content = yaml.safe_load(RunFolder(fit).config.read_text(encoding="utf-8"))
+    content = _config(fit).to_dict()
     frame = {key: content[key] for key in ("seed", "transforms")}
     frame["optimizers"] = {name: {**(node or {}), "lr": None} for name, node in content["optimizers"].items()}
     frame["inputs"], frame["fit"] = {**content["inputs"], "name": None}, {**content["fit"], "optimizer": None}
     return json.dumps(frame, sort_keys=True)
+
+
+def _config(fit: Path) -> Config:
+    import yaml
+
+    from rdtrain.kernels.schema import Config
+
+    return Config.model_validate(yaml.safe_load(RunFolder(fit).config.read_text(encoding="utf-8")))
 
 
 def _cell(fit: Path) -> Cell:
@@ -151,17 +162,16 @@ def write_leaderboard(fits: Sequence[Path], out: Path) -> str:
     verdicts = "".join(f"- {name}: {meaning}\n" for name, meaning in meanings.items())
     write_text(out / "leaderboard.md", f"{markdown(table)}\n{verdicts}")
     traces = {cell: results.read_traces(fit / "metrics.csv") for fit, cell in cells.items()}
-    seeds = len({result.seed for result in everything})
     star = "* beats its controls too" if controlled else "* beats plain"
-    heat = f"Final relative kernel error, ratio to plain, geometric mean of {seeds} seeds ({star})"
-    of_seeds = f"geometric mean and range of {seeds} seed{'s' if seeds > 1 else ''}"
+    of_all, spread = figures.conditions(_config(fits[0])), "geometric mean and range"
+    heat = f"Final relative kernel error, ratio to plain, geometric mean ({star})\n{of_all}"
     plots = [
         figures.heat_map("heat-map", heat, found),
-        figures.curve_grid("curves", f"Relative kernel error against steps, {of_seeds}", traces),
-        figures.curve_grid("losses", f"Loss against steps, {of_seeds}", traces, "loss"),
+        figures.curve_grid("curves", f"Relative kernel error against steps, {spread}; {of_all}", traces),
+        figures.curve_grid("losses", f"Loss against steps, {spread}; {of_all}", traces, "loss"),
     ]
     if len({one.numbers for one in found if one.cell == found[0].cell}) >= SIZES:
-        sizes = f"Final relative kernel error against stored numbers, {of_seeds} (dashed: smallest possible)"
+        sizes = f"Final relative kernel error against stored numbers, {spread} (dashed: smallest possible)\n{of_all}"
         plots.append(figures.sizes("sizes", sizes, found))
     for plot in plots:
         save_png(plot.figure, out / f"{plot.name}.png")

@@ -18,6 +18,7 @@ from rdtrain.kernels import schema
 from rdtrain.kernels.draws import convolutions
 from rdtrain.kernels.schema import Draws
 from rdtrain.models import read_weights
+from rdtrain.run_folder import RunFolder
 
 _MEANINGS = {
     "sinusoid": "channel average along x",
@@ -32,7 +33,7 @@ class Target:
     """What is to be learned.
 
     Args:
-        label: for titles and tables, such as `edge` or `g_a.0`.
+        label: for titles and tables, such as `edge`, or `g_a.0 of f0c09f86f3` with the id of the run that trained it.
         weight: shape (O, I/groups, Kh, Kw).
         groups: of the convolution.
     """
@@ -131,10 +132,20 @@ def trained(target: schema.Target) -> Target:
         raise UserError(
             f"target.layer={target.layer} is spectral in {path}: type target.checkpoint= and the run's export/model.pth"
         )
-    known = [name.removesuffix(".weight") for name, value in weights.items() if value.dim() == 4]
+    known = [name.removesuffix(".weight") for name, value in weights.items() if _is_kernel(name, value)]
     if target.layer not in known:
         raise UserError(f"target.layer={target.layer} is no convolution: {suggestion(target.layer, known)}")
     weight = weights[f"{target.layer}.weight"][: target.channels, : target.channels]
     if not weight.any():
         raise UserError(f"target.layer={target.layer}: its kernels in {path} are nothing but zeros; type another layer")
-    return Target(target.layer, weight.float().contiguous(), 1)
+    return Target(f"{target.layer} of {_source(path)}", weight.float().contiguous(), 1)
+
+
+def _is_kernel(name: str, value: Tensor) -> bool:
+    return name.endswith(".weight") and value.dim() == 4
+
+
+def _source(path: Path) -> str:
+    # A run's id where the file is a run's export, which its folder's name begins with; else the file's name.
+    run = path.resolve().parent.parent
+    return run.name.partition("-")[0] if RunFolder(run).config.is_file() else path.stem

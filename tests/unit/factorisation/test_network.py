@@ -67,6 +67,12 @@ def test_a_pair_has_the_type_of_the_one(dtype: torch.dtype) -> None:
     assert model(torch.zeros(1, 2, 8, 8, dtype=dtype)).dtype == dtype
 
 
+def test_a_kernel_of_zeros_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 5))
+    nn.init.zeros_(model[0].weight)
+    assert replace_convs(model, [], 5, 1.0, 3, seed=1) == []
+
+
 def test_a_transposed_convolution_of_two_output_paddings_stays() -> None:
     model = nn.Sequential(nn.ConvTranspose2d(2, 2, 5, 2, 2, (1, 0)))
     assert replace_convs(model, [], 5, 1.0, 3, seed=1) == [] and isinstance(model[0], nn.ConvTranspose2d)

@@ -65,7 +65,7 @@ def test_a_filter_from_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "kernel.npy", kernel)
     np.savetxt(tmp_path / "kernel.csv", kernel, delimiter=",")
     for name in ("kernel.npy", "kernel.csv"):
-        np.testing.assert_allclose(read_kernel(str(tmp_path / name)), kernel, atol=1e-12)
+        np.testing.assert_allclose(read_kernel(str(tmp_path / name), "cases.mine.file"), kernel, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -80,12 +80,12 @@ def test_a_filter_from_a_file(tmp_path: Path) -> None:
 def test_a_file_without_a_filter(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "kernel.txt").write_text(text)
     with pytest.raises(UserError, match=said):
-        read_kernel(str(tmp_path / "kernel.txt"))
+        read_kernel(str(tmp_path / "kernel.txt"), "cases.mine.file")
     with pytest.raises(UserError, match="cannot be read"):
-        read_kernel(str(tmp_path / "missing.npy"))
+        read_kernel(str(tmp_path / "missing.npy"), "cases.mine.file")
 
 
 def test_complex_numbers_are_not_cut_down_to_their_real_parts(tmp_path: Path) -> None:
     np.save(tmp_path / "kernel.npy", np.ones((3, 3), dtype=complex))
     with pytest.raises(UserError, match="holds complex numbers"):
-        read_kernel(str(tmp_path / "kernel.npy"))
+        read_kernel(str(tmp_path / "kernel.npy"), "cases.mine.file")

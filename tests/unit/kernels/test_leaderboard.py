@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from rdtrain.experiment import write_table
@@ -32,10 +33,9 @@ def _fit(folder: Path, name: str, target: str = "edge", steps: int = 20) -> Path
     errors = {f"kernel_error/{one.arm}/seed1": one.kernel_error for one in found}
     losses = {f"loss/{one.arm}/seed1": one.loss for one in found}
     write_table(run / "metrics.csv", [{"step": step, **errors, **losses} for step in (0, 20)])
-    inputs, optimizers = {"name": "pink", "size": 9}, {"adam": {"_target_": "torch.optim.Adam", "lr": 1e-3}}
-    content = {"seed": 1, "transforms": {"rfft": None}, "inputs": inputs, "optimizers": optimizers}
-    fit = {"optimizer": "adam", "steps": steps}
-    (run / "config.yaml").write_text(json.dumps({**content, "target": {"name": target}, "fit": fit}))
+    words = [f"target.name={target}", "inputs.name=pink", f"fit.steps={steps}", "fit.seeds=1"]
+    with initialize_config_module("rdtrain.conf", version_base="1.3"):
+        OmegaConf.save(compose("kernels", overrides=words), run / "config.yaml")
     return run
 
 
@@ -54,14 +54,15 @@ def test_fits_from_before_take_part_if_they_are_alike_but_for_their_cells(
 ) -> None:
     fits = [
         _fit(tmp_path, "a"), _fit(tmp_path, "b", "random"), _fit(tmp_path, "c", "smoothing", steps=40),
-        _fit(tmp_path, "d", "edge"),
+        _fit(tmp_path, "d", "edge"), _fit(tmp_path, "e", "random"),
     ]  # fmt: skip
     points = [Point(fit.name, fit.name, (), "0" * 12, kind="kernels") for fit in fits]
     Plan(tmp_path).grown(points).write({})
     PRESENT.begin(points[:1])
     config = OmegaConf.create({"paths": {"runs": str(tmp_path)}, "task": "kernels", "launcher": {"name": "local"}})
     LeaderboardRecord().on_multirun_end(config)
-    assert capsys.readouterr().err == "" and PRESENT.code == 0
+    said = capsys.readouterr()
+    assert said.err == "" and PRESENT.code == 0 and said.out.startswith("of earlier commands: e\n")
     with open(tmp_path / "leaderboard" / "cells.csv", newline="") as file:
         assert [(row["target"], row["arm"]) for row in csv.DictReader(file)] == [
             ("edge", "rfft"), ("edge", "plain"), ("random", "rfft"), ("random", "plain"),

@@ -56,13 +56,21 @@ def test_random_targets_are_new_in_every_repetition_and_no_initial_kernel() -> N
 
 
 def test_trained_kernels_come_from_a_file_or_a_run(tmp_path: Path) -> None:
-    weights = {"g_a.0.weight": torch.randn(6, 3, 5, 5), "g_a.0.bias": torch.randn(6)}
-    (tmp_path / "export").mkdir()
-    torch.save(weights, tmp_path / "export" / "model.pth")
-    for path in (tmp_path, tmp_path / "export" / "model.pth"):
+    """A run is named by its id, so that the same layer of two runs can stand in one table."""
+    weights = {"g_a.0.weight": torch.randn(6, 3, 5, 5), "g_a.0.bias": torch.randn(6), "a.mask": torch.ones(1, 1, 5, 5)}
+    run, other = tmp_path / "0a1b2c3d4e-small-seed1", tmp_path / "edge.pth"
+    (run / "export").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    for file in (run / "export" / "model.pth", other):
+        torch.save(weights | {"edge.weight": weights["g_a.0.weight"]}, file)
+    for path in (run, run / "export" / "model.pth"):
         target = make_target(section(name="trained", checkpoint=str(path), layer="g_a.0", channels=4), 1)
         assert torch.equal(target.weight, weights["g_a.0.weight"][:4, :4])
-        assert target.description == "g_a.0 (trained kernels) 3->4, K=5"
+        assert target.description == "g_a.0 of 0a1b2c3d4e (trained kernels) 3->4, K=5"
+    target = make_target(section(name="trained", checkpoint=str(other), layer="edge", channels=4), 1)
+    assert target.description == "edge of edge (trained kernels) 3->4, K=5"
+    with pytest.raises(UserError, match=r"target\.layer=a\.mask is no convolution"):
+        make_target(section(name="trained", checkpoint=str(other), layer="a.mask"), 1)
 
 
 @pytest.mark.parametrize(
