@@ -14,23 +14,25 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
-CPUS = 4  # of the node as SLURM sees it; tiny jobs may share the real ones
+CPUS = 2  # of the node as SLURM sees it, so two jobs at a time, whatever the machine has
 
 _CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
+SlurmdParameters=config_overrides
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={munge}/socket,cred_expire=5
 CredType=cred/munge
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -71,6 +73,7 @@ class Cluster:
 
     def __init__(self, folder: Path, signal_at_preemption: bool) -> None:
         self.folder = folder
+        self.munge = Path(tempfile.mkdtemp(prefix="munge-"))  # a short name: a socket's has 107 bytes at most
         self.environment = {**os.environ, "PATH": _path(), "SLURM_CONF": str(folder / "slurm.conf")}
         for name in ("state", "spool"):
             (folder / name).mkdir()
@@ -82,14 +85,15 @@ class Cluster:
             host=socket.gethostname().split(".")[0],
             ports=[_free_port(), _free_port()],
             folder=folder,
-            cpus=min(CPUS, os.cpu_count() or 1),
+            munge=self.munge,
+            cpus=CPUS,
             signal_at_preemption="SlurmctldParameters=preempt_send_user_signal" if signal_at_preemption else "",
         )
         (folder / "slurm.conf").write_text(text)
 
     def start(self) -> None:
         """Start all three, and wait until the node takes jobs."""
-        files = [f"--{name}={self.folder}/munge.{end}" for name, end in _MUNGE_FILES]
+        files = [f"--{name}={self.munge}/{name}" for name in _MUNGE_FILES]
         self.call("munged", "--force", f"--key-file={self.folder}/munge.key", *files)
         self.start_controller()
         self.call("slurmd", "-N", socket.gethostname().split(".")[0])
@@ -104,21 +108,29 @@ class Cluster:
         _kill(self.folder / "slurmctld.pid", 9)
 
     def stop(self) -> None:
-        """Cancel what runs and end the daemons."""
+        """Cancel what runs and end the daemons, also where a test has failed between the ends of one."""
+        if not _lives(self.folder / "slurmctld.pid"):
+            with contextlib.suppress(AssertionError):
+                self.start_controller()
         self.ask("scancel", "--user=root")
         deadline = time.monotonic() + 20
         while self.ask("squeue", "-h") and time.monotonic() < deadline:
             time.sleep(0.5)
-        for name in ("slurmd", "slurmctld", "munge"):
-            _kill(self.folder / f"{name}.pid", 15)
+        for file in (self.folder / "slurmd.pid", self.folder / "slurmctld.pid", self.munge / "pid-file"):
+            _kill(file, 15)
+        shutil.rmtree(self.munge, ignore_errors=True)
 
     def call(self, *words: str) -> None:
         """Run a command that must succeed."""
-        subprocess.run(words, env=self.environment, check=True, timeout=60, capture_output=True)
+        done = subprocess.run(words, env=self.environment, timeout=60, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
 
     def ask(self, *words: str) -> str:
-        """What a command prints; nothing where it fails."""
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60)
+        """What a command prints; nothing where it fails or does not answer."""
+        try:
+            done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60)
+        except subprocess.TimeoutExpired:
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     def wait_for(self, condition: object, seconds: float = 300) -> None:
@@ -142,7 +154,7 @@ def cluster(folder: Path, signal_at_preemption: bool = True) -> Iterator[Cluster
         made.stop()
 
 
-_MUNGE_FILES = (("socket", "socket"), ("pid-file", "pid"), ("log-file", "log"), ("seed-file", "seed"))
+_MUNGE_FILES = ("socket", "pid-file", "log-file", "seed-file")
 
 
 def _path() -> str:
@@ -158,12 +170,22 @@ def _free_port() -> int:
 
 def _kill(pid_file: Path, signum: int) -> None:
     # A slurmd that waits for a job does not end by SIGTERM.
-    if not pid_file.is_file():
+    if (pid := _pid(pid_file)) is None:
         return
-    pid, deadline = int(pid_file.read_text()), time.monotonic() + 10
+    deadline = time.monotonic() + 10
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signum)
         while time.monotonic() < deadline:
             os.kill(pid, 0)
             time.sleep(0.2)
         os.kill(pid, signal.SIGKILL)
+
+
+def _pid(file: Path) -> int | None:
+    text = file.read_text().strip() if file.is_file() else ""
+    return int(text) if text else None
+
+
+def _lives(pid_file: Path) -> bool:
+    pid = _pid(pid_file)
+    return pid is not None and Path(f"/proc/{pid}").is_dir()

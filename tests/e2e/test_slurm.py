@@ -47,7 +47,7 @@ def test_preempted_killed_and_without_controller_all_points_equal_a_local_sweep(
         running = [name for name, state in _states(slurm).items() if state == "RUNNING"]
         _preempt(slurm, jobs=1)
         slurm.wait_for(lambda: "PENDING" in [_states(slurm).get(name) for name in running])
-        (killed,) = [name for name in running if _states(slurm).get(name) == "RUNNING"]
+        killed, *_ = [name for name in running if _states(slurm).get(name) == "RUNNING"]
         slurm.call("scancel", killed)
         printed = ended(submitted, code=1)
         assert f"job {killed} was cancelled or killed" in printed

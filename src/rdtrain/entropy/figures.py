@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from rdtrain.densities import density
@@ -148,10 +147,11 @@ def symbols_figure(study: Study, name: str, order: Array) -> Plot:
     figure, panels = _grid(f"Symbols of {name}: learned, in the table, counted\n{study.about}", order.size)
     new = new_pmf(tally.model, one.symbols)
     for axes, channel in zip(panels, order, strict=False):
-        _draw_symbols(axes, tally, one, int(channel), new[channel])
+        _draw_symbols(axes, tally, one, int(channel), new)
     panels[0].set(yscale="log", ylim=(_LEAST, 2))
     for axes in panels[::_ACROSS]:
         axes.set_ylabel("probability", fontsize=8)
+    figure.supxlabel("symbol: distance from the median", fontsize=8, y=0.42 / figure.get_figheight())
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8, frameon=False)
     caption = f"{name}: learned probability of each symbol, the coder's 16-bit table, and how often each symbol came."
@@ -162,7 +162,7 @@ def _draw_symbols(axes: Axes, tally: Tally, one: Learned, channel: int, new: Arr
     counted = tally.histogram[channel] / tally.count
     edges = np.arange(-SPAN, SPAN + 2) - 0.5
     axes.stairs(counted, edges, baseline=_LEAST, fill=True, color=COLOURS[4], label="counted")
-    axes.plot(one.symbols, new, color=COLOURS[7], lw=0.8, ls=":", label="density before training")
+    axes.plot(one.symbols, new, color=COLOURS[7], lw=0.8, ls=":", label="a new model's, around its median")
     axes.plot(one.symbols, one.pmf[channel], color=COLOURS[0], lw=1.2, label="learned density")
     axes.step(one.symbols, one.table[channel], where="mid", color=COLOURS[1], lw=1, ls="--", label="coder's table")
     inside = one.symbols[np.isfinite(one.table[channel]) & (one.pmf[channel] > _LEAST)]
@@ -257,13 +257,19 @@ def residuals_figure(study: Study, name: str) -> Plot:
     centres, width = (EDGES[1:] + EDGES[:-1]) / 2, EDGES[1] - EDGES[0]
     left.bar(centres, tally.residuals / max(1, tally.residuals.sum()) / width, width=width, color=COLOURS[4])
     left.plot(centres, np.exp(-(centres**2) / 2) / math.sqrt(2 * math.pi), color=COLOURS[0], label="standard normal")
-    left.set(xlabel="(y - mean) / scale", ylabel="density", yscale="log", ylim=(1e-6, None))
+    left.set(
+        xlabel=f"(y - mean) / scale; the ends hold all beyond {EDGES[-1]:g}",
+        ylabel="density",
+        yscale="log",
+        ylim=(1e-6, None),
+    )
     used = tally.by_scale["count"] > 0
     scales = tally.model.scale_table.double().cpu().numpy()[used]
     rms = np.sqrt(tally.by_scale["square"][used] / tally.by_scale["count"][used])
     right.plot(scales, rms, "o-", ms=3, color=COLOURS[1], label="root mean square")
     right.axhline(1, color=COLOURS[0], lw=1)
-    right.set(xscale="log", xlabel="scale", ylabel="rms of the normalised residual", ylim=(0, None))
-    right.xaxis.set_minor_formatter(NullFormatter())
+    right.set(xlabel="scale", ylabel="rms of the normalised residual", ylim=(0, None))
+    right.set_xscale("log", base=2)  # some models use less than a decade
+    right.xaxis.set_major_formatter("{x:g}")
     legend_below(figure, [left, right])
     return Plot(slug(f"residuals-{name}"), f"{name}: normalised residuals against the normal distribution.", figure)

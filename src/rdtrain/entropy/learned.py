@@ -82,21 +82,21 @@ def learned(bottleneck: EntropyBottleneck) -> Learned:
 
 @torch.no_grad()
 def new_pmf(bottleneck: EntropyBottleneck, symbols: Array) -> Array:
-    """What a bottleneck of the same kind gives symbols before its training.
+    """What a bottleneck of the same kind gives symbols before its training, around its median.
 
     Args:
         bottleneck: of which only the kind counts.
         symbols: distances from the median, (K,).
 
     Returns:
-        Probabilities, (C, K); always the same ones of the random initialisation.
+        Probabilities, (K,), of every channel: without the random biases that shift each channel by some symbols.
     """
     kind: Any = bottleneck
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        new: Any = EntropyBottleneck(kind.channels, init_scale=kind.init_scale, filters=kind.filters).double()
-    x = new.quantiles[:, 0, 1:2] + torch.from_numpy(symbols.astype(np.float64))
-    return likelihood(new, x).numpy()
+        new: Any = EntropyBottleneck(1, init_scale=kind.init_scale, filters=kind.filters).double()
+    for bias in new.biases:
+        bias.zero_()
+    return likelihood(new, torch.from_numpy(symbols.astype(np.float64))[None])[0].numpy()
 
 
 def entropy(probabilities: Array) -> Array:
@@ -109,4 +109,4 @@ def entropy(probabilities: Array) -> Array:
         Bits, (C,); 0 where a row is empty.
     """
     p = probabilities / np.maximum(probabilities.sum(1, keepdims=True), np.finfo(float).tiny)
-    return -(p * np.log2(np.where(p > 0, p, 1))).sum(1)
+    return 0.0 - (p * np.log2(np.where(p > 0, p, 1))).sum(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None for those of the process.
 
     Returns:
-        The exit code: 0, or 2 for a mistake of the user.
+        The exit code: 0, 2 for a mistake of the user, or 141 where nobody reads what is printed.
 
     Raises:
         OSError: a fault of ours.
@@ -66,10 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             _runs(words)
         else:
             command(words[1:])
+        sys.stdout.flush()
     except UserError as error:
         for problem in error.problems:
             print(f"rdtrain-report: {problem}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # such as `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+        return 128 + signal.SIGPIPE
     except OSError as error:  # no room, no permission, no such name
         if error.filename is None:
             raise

@@ -45,6 +45,7 @@ def density_figure(shown: Density, bpp: Array, title: str) -> Figure:
     panels[0].set(yscale="log", ylim=(_LOWEST, 2))
     for axes in panels[::_ACROSS]:
         axes.set_ylabel("likelihood", fontsize=8)
+    figure.supxlabel("value of the latent", fontsize=8, y=0.42 / height)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=3, fontsize=8, frameon=False)
     return figure

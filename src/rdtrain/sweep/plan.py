@@ -99,6 +99,8 @@ class Plan:
             return cls(folder)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if (written := content["format"]) != FORMAT:
+                raise UserError(f"{path} has format {written} of another version of rdtrain; type another paths.runs")
             points = [Point(**{**point, "overrides": tuple(point["overrides"])}) for point in content["points"]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
@@ -164,11 +166,13 @@ class Plan:
         """
         file = self.config_of(point_id)
         try:
-            config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+            config: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise UserError(f"{file} is gone; issue the sweep again to plan it anew") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"{file} is damaged; issue the sweep again to plan it anew") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{file} is damaged; issue the sweep again to plan it anew")
         return config
 
     def config_of(self, point_id: str) -> Path:

@@ -171,3 +171,12 @@ def test_help_is_quick_and_light() -> None:
     assert time.monotonic() - start < 5  # about 0.1 s on a machine that does nothing else
     for option in ("--out", "--reference", "--lmbda", "--points", "--metric"):
         assert option in shown.stdout
+
+
+def test_a_reader_that_has_enough_is_no_fault() -> None:
+    command = [str(Path(sys.executable).with_name("rdtrain-report")), "--list-references"]
+    shown = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert shown.stdout is not None and shown.stderr is not None
+    shown.stdout.close()
+    assert shown.wait(timeout=60) == 141 and shown.stderr.read() == ""
+    shown.stderr.close()

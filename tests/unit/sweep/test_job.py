@@ -30,6 +30,7 @@ with locked(pathlib.Path(sys.argv[1])):
 @pytest.fixture(autouse=True)
 def _code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "code_hash", lambda: "0" * 12)
+    monkeypatch.setattr(job, "run_id", lambda config: config.to_dict().get("seed"))
 
 
 def _plan(folder: Path, retry: bool = True, on_code_change: str = "warn", code: str = "0" * 12) -> Plan:
@@ -76,10 +77,25 @@ def test_a_job_without_a_plan_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_configuration_is_written_down(tmp_path: Path) -> None:
     plan = _plan(tmp_path)
-    plan.config_of("a").write_text("seed: [")
-    with pytest.raises(UserError, match=r"a\.yaml is damaged; issue the sweep again"):
-        run_job(tmp_path, "a", _train([], tmp_path))
+    for content in ("{}", "", "- 1", "seed: ["):
+        plan.config_of("a").write_text(content)
+        with pytest.raises(UserError, match=r"a\.yaml is (damaged|not what was planned); issue the sweep again"):
+            run_job(tmp_path, "a", _train([], tmp_path))
     assert json.loads(plan.error_of("a").read_text())["code"] == 2 and _states(tmp_path)["a"] == "failed"
+
+
+def test_another_configuration_than_was_planned_is_not_trained(tmp_path: Path) -> None:
+    plan, trained = _plan(tmp_path), list[str]()
+    plan.config_of("a").write_text(plan.config_of("b").read_text())
+    with pytest.raises(UserError, match=r"a\.yaml is not what was planned"):
+        run_job(tmp_path, "a", _train(trained, tmp_path))
+    assert trained == [] and _states(tmp_path)["a"] == "failed"
+
+
+def test_a_plan_of_another_version_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"format": 99, "points": []}')
+    with pytest.raises(UserError, match="has format 99 of another version of rdtrain"):
+        Plan.read(tmp_path)
 
 
 def test_a_failure_is_written_down_and_tried_again_unless_unwanted(

@@ -146,7 +146,7 @@ def test_a_launcher_that_breaks_down_leaves_the_table(tmp_path: Path, capsys: py
 
 def test_a_plan_that_has_lost_points_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _planned(tmp_path)
-    (tmp_path / "plan.json").write_text('{"points": []}')
+    (tmp_path / "plan.json").write_text('{"format": 1, "points": []}')
     assert _sweep(tmp_path, Launcher(tmp_path, finished="abc")) == 2
     assert "has no points a, b, c in its plan.json any more" in capsys.readouterr().err
 
