@@ -76,9 +76,9 @@ def fixed(value: float, digits: int = 4) -> str:
         digits: after the point.
 
     Returns:
-        Its decimal form, empty for NaN.
+        Its decimal form, without a sign where that is 0; empty for NaN.
     """
-    return NOT_MEASURED if math.isnan(value) else f"{value:.{digits}f}"
+    return NOT_MEASURED if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def runs_table(runs: Sequence[Run], names: dict[Path, str]) -> Table:
