@@ -125,10 +125,10 @@ def rate_figure(rows: Rows, name: str) -> Figure:
     figure, (axes,) = new_figure(f"{name}: large convolutions as two smaller ones", 6.5, 4.2)
     for i, row in enumerate(rows):
         if row["cost"]:
-            label, style = f"two, {row['cost']:.2f} of the multiply-adds", {"marker": "o", "color": COLOURS[i % 7]}
+            label = f"two, {row['cost']:.2f} of the multiply-adds"
+            axes.plot(row["bpp"], row["psnr"], "o", color=COLOURS[i % 7], label=label)
         else:  # may lie under another one
-            label, style = "one, as trained", {"marker": "s", "color": "black", "fillstyle": "none", "markersize": 11}
-        axes.plot(row["bpp"], row["psnr"], linestyle="none", label=label, **style)
+            axes.plot(row["bpp"], row["psnr"], "ks", fillstyle="none", markersize=11, label="one, as trained")
     axes.set(xlabel="bits per pixel, real", ylabel="PSNR, dB")
     axes.margins(0.15)
     legend_below(figure, [axes])

@@ -120,11 +120,12 @@ def _basis_problems(config: Config, weight_shape: tuple[int, ...]) -> list[str]:
 
 
 def _basis_problem(transform: Transform, weight_shape: tuple[int, ...]) -> str | None:
-    taps, size = weight_shape[2] * weight_shape[3], f"{weight_shape[2]}x{weight_shape[3]}"
+    kernel_size = (weight_shape[2], weight_shape[3])
+    taps, size = kernel_size[0] * kernel_size[1], f"{kernel_size[0]}x{kernel_size[1]}"
     try:
         hash(transform)
-        basis, gain = transform.basis(weight_shape[2:]), transform.gain(weight_shape, 0)
-        again = transform.basis(weight_shape[2:])
+        basis, again = transform.basis(kernel_size), transform.basis(kernel_size)
+        gain = transform.gain(weight_shape, 0)
     except Exception as error:  # whatever a user's class does
         frozen = "write @dataclass(frozen=True)" if "unhashable" in str(error) else "mend its class"
         return f"has no basis for kernels of {size} ({type(error).__name__}: {error}); {frozen}"
