@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import signal
 import time
 from pathlib import Path
 
 import pytest
-from sweeps import begun, ended, parts, runs, statuses, trained_steps
+from sweeps import LONG, begun, ended, parts, runs, statuses, trained_steps
 
 from rdtrain import checkpoint
 from rdtrain.run_folder import RunFolder
@@ -57,3 +58,18 @@ def test_a_sweep_that_was_killed_goes_on_and_repeats_no_step_and_a_failed_point_
     with open(sweep / "status.csv", newline="") as file:
         assert sorted(row["state"] for row in csv.DictReader(file)) == ["failed", "finished", "finished"]
     assert (sweep / "report" / "report.html").is_file()
+
+
+def test_a_sweep_that_is_told_to_stop_says_how_far_it_came(tmp_path: Path) -> None:
+    with begun(tmp_path, *LONG, "seed=1,2", "paths.runs=./runs") as process:
+        while not any(run.last.is_file() for run in runs(tmp_path).values()):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.terminate()
+        printed, told = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert told == "interrupted; the same command continues where it stopped\n"
+    assert "2 points: 1 interrupted, 1 planned" in printed
+    (sweep,) = (tmp_path / "runs").iterdir()
+    with open(sweep / "status.csv", newline="") as file:
+        assert sorted(row["state"] for row in csv.DictReader(file)) == ["interrupted", "planned"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -23,7 +24,7 @@ from rdtrain.sweep.faults import told
 from rdtrain.sweep.plan import Plan, Point
 from rdtrain.sweep.planning import checked_point, make_plan, sweep_folder, sweep_points
 from rdtrain.sweep.present import PRESENT
-from rdtrain.sweep.status import FAILED, FINISHED, RUNNING, status
+from rdtrain.sweep.status import FAILED, FINISHED, RUNNING, status, table, write_status
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -78,6 +79,8 @@ def launch(launcher: Launcher, folder: Path, points: Sequence[Point], first: int
 
     Raises:
         UserError: the launcher cannot start anything, which the user can put right; other faults of it are printed.
+        KeyboardInterrupt: a signal, after a last table.
+        SystemExit: likewise, in a job of this process.
     """
     states = _states(folder, points)
     left = [state for state in states.values() if state in (FINISHED, RUNNING)]
@@ -95,10 +98,19 @@ def launch(launcher: Launcher, folder: Path, points: Sequence[Point], first: int
             _ = result.return_value  # raises what the job raised
     except UserError:
         raise
+    except (KeyboardInterrupt, SystemExit):  # a signal; Hydra calls no hook any more
+        _show(folder)
+        raise
     except Exception:
         traceback.print_exc()
         print("the launcher failed; the same command goes on from here", file=sys.stderr)
         PRESENT.launcher_failed = True
+
+
+def _show(folder: Path) -> None:
+    wanted = {point.id for point in PRESENT.points}
+    with contextlib.suppress(OSError, UserError):  # are not to hide that it was interrupted
+        print(table([row for row in write_status(Plan.read(folder)) if row.id in wanted]), flush=True)
 
 
 def _job(folder: Path, point: Point) -> list[str]:
