@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Collection, Mapping
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 
 from rdtrain.conv.layers import SpectralConv2d
 from rdtrain.jpeg.codec import ALL_FREQUENCIES, RANK, Codec
@@ -14,6 +16,7 @@ from rdtrain.jpeg.relu import BlockReLU, JpegReLU
 
 _ON_PIXELS = (nn.Linear, nn.Flatten)  # of what the pooling gives
 _UNCHANGED = (*_ON_PIXELS, nn.Identity, nn.Dropout)
+_SUMS = {operator.add, operator.iadd, operator.sub, torch.add, torch.sub, "add", "add_", "sub"}
 
 
 def to_jpeg(
@@ -30,8 +33,8 @@ def to_jpeg(
     images; linear layers after the pooling stay. ReLU is exact unless `n_freqs` is below 14, or the network was trained
     with `BlockReLU`, whose `n_freqs` is kept where none is given.
 
-    Modules are seen, functions such as `torch.relu` in a `forward` are not: they would act on coefficients. The network
-    has to end with global average pooling, and nothing but linear layers, ReLU and dropout may come after it.
+    Functions in a `forward` are looked at too, where torch.fx can follow it; all but sums are refused, since they would
+    act on coefficients. After the global average pooling linear layers, ReLU, dropout and functions may come.
 
     Args:
         model: modules of those kinds in any arrangement, convolutions plain or spectral.
@@ -45,16 +48,13 @@ def to_jpeg(
         A module that takes coefficients, in eval mode and without gradients.
 
     Raises:
-        TypeError: a module has no image among coefficients, or there are linear layers but no pooling before them.
+        TypeError: a module or a function has no image among coefficients.
         ValueError: `codec` has more than one table.
         AttributeError: a name in `images` is none of the model's.
     """
     codec = codec or Codec()
     if codec.q.ndim != 1:
         raise ValueError("coefficients within the network have one table; give a table for each channel in `images`")
-    kinds = {type(module) for module in model.modules()}
-    if not kinds.isdisjoint(_ON_PIXELS) and nn.AdaptiveAvgPool2d not in kinds:
-        raise TypeError("a linear layer of a whole map has no image among JPEG coefficients; pool before it")
     result = copy.deepcopy(model).eval().requires_grad_(False)
     exact = ALL_FREQUENCIES if n_freqs is None else n_freqs
     mixing = mode == "exploded"
@@ -82,7 +82,9 @@ def to_jpeg(
             made[module] = _image(name, module, makers, image)
         return made[module]
 
-    return image("", result)
+    converted = image("", result)
+    _check_way(nn.Sequential(model), {*makers, *_UNCHANGED})
+    return converted
 
 
 def _image(
@@ -105,6 +107,35 @@ def _image(
     for child_name, child in children.items():
         setattr(module, child_name, image_of(f"{name}.{child_name}".lstrip("."), child))
     return module
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self, leaves: Collection[type[nn.Module]]) -> None:
+        super().__init__()
+        self.leaves = leaves
+
+    def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
+        return type(module) in self.leaves or super().is_leaf_module(module, module_qualified_name)
+
+
+def _check_way(model: nn.Module, leaves: Collection[type[nn.Module]]) -> None:
+    # What acts on coefficients from the input to the pooling.
+    try:
+        graph = _Tracer(leaves).trace(model)
+    except Exception:  # whatever a forward does that depends on its input
+        return
+    coefficients = set[fx.Node]()
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            coefficients.add(node)
+        if coefficients.isdisjoint(node.all_input_nodes) or node.op == "output":
+            continue
+        kind = type(model.get_submodule(str(node.target))) if node.op == "call_module" else None
+        if kind in _ON_PIXELS or (kind is None and node.target not in _SUMS):
+            what = node.target if kind is None else kind
+            raise TypeError(f"{getattr(what, '__name__', what)} has no image among JPEG coefficients; pool before it")
+        if kind is not nn.AdaptiveAvgPool2d:
+            coefficients.add(node)
 
 
 def _refuse_coefficients(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

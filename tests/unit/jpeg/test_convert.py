@@ -140,14 +140,40 @@ def test_what_may_compute_something_else_is_not_guessed(module: nn.Module) -> No
         to_jpeg(nn.Sequential(module))
 
 
-def test_a_linear_layer_needs_a_pooling_before_it() -> None:
+class _Functions(nn.Module):
+    def __init__(self, before: Callable[..., torch.Tensor], after: Callable[..., torch.Tensor] = torch.flatten) -> None:
+        super().__init__()
+        self.conv, self.pool, self.fc = nn.Conv2d(1, 2, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Linear(2, 10)
+        self.before, self.after = before, after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.after(self.pool(self.before(self.conv(x))), 1))
+
+
+class _Untraceable(_Functions):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def test_functions_before_the_pooling_are_refused() -> None:
     """Flattened coefficients are as many as flattened pixels, so the wrong answer would have the right shape."""
-    layers = [nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 64, 10)]
-    with pytest.raises(TypeError, match="pool before it"):
-        to_jpeg(nn.Sequential(*layers))
-    late = to_jpeg(nn.Sequential(*layers[:2], nn.AdaptiveAvgPool2d(1)))
-    with pytest.raises(ValueError, match="Flatten would act on coefficients"):
-        late(Codec().encode(torch.zeros(1, 1, 8, 8)))
+    for function, name in ((torch.relu, "relu"), (lambda x: x.abs(), "abs"), (lambda x: x.mul(x), "mul")):
+        with pytest.raises(TypeError, match=f"{name} has no image among JPEG coefficients; pool before it"):
+            to_jpeg(_Functions(function))
+    for kind in (nn.Flatten(), nn.Linear(8, 8)):
+        with pytest.raises(TypeError, match=f"{type(kind).__name__} has no image .*; pool before it"):
+            to_jpeg(nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), kind))
+    x = images(2, 1, 16, 16).float()
+    model = _Functions(lambda x: x + x).eval()
+    torch.testing.assert_close(to_jpeg(model)(Codec().encode(x)), model(x), atol=1e-5, rtol=0)
+
+
+def test_modules_on_coefficients_are_refused_where_the_way_cannot_be_followed() -> None:
+    model = _Untraceable(lambda x: x)
+    model.pool = nn.Identity()  # type: ignore[assignment]
+    converted, x = to_jpeg(model), torch.ones(1, 1, 16, 16)
+    with pytest.raises(ValueError, match="Linear would act on coefficients"):
+        converted.fc(Codec().encode(x))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("after", [nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1)])
