@@ -97,7 +97,7 @@ def channels_figure(study: Study, name: str) -> Plot:
     Returns:
         On the left bits a latent, on the right bits an image beyond the ideal ones.
     """
-    tally, title = study.tallies[name], f"Expected and actual bits of each channel of {name}: {study.about}"
+    tally, title = study.tallies[name], f"Expected and actual bits of each channel of {name}\n{study.about}"
     figure, (left, right) = new_figure(title, 12, 4.6, columns=2)
     order = highest(tally.parts["ideal"], tally.dead.size)
     rank, images = np.arange(1, order.size + 1), len(study.images)
@@ -213,7 +213,7 @@ def tail_figure(study: Study, name: str) -> Plot:
     channel = int(np.nanargmin(lost)) if np.isfinite(lost).any() else int(highest(tally.parts["ideal"], 1)[0])
     low, median, high = study.learned[name].quantiles[channel]
     distance = np.linspace(0, max(high - median, median - low) + 2, 600)
-    figure, (axes,) = new_figure(f"Likelihood of {name}, channel {channel}: {study.about}", 9, 4.6)
+    figure, (axes,) = new_figure(f"Likelihood of {name}, channel {channel}\n{study.about}", 9, 4.6)
     for sign, side, colour in ((1, "above", COLOURS[1]), (-1, "below", COLOURS[0])):
         x = torch.from_numpy(median + sign * distance).expand(tally.dead.size, -1).to(tally.model.quantiles.device)
         theirs, exact = both_bits(tally.model, x)
@@ -253,7 +253,7 @@ def residuals_figure(study: Study, name: str) -> Plot:
         Their histogram, and their size for each entry of the scale table.
     """
     tally = study.tallies[name]
-    figure, (left, right) = new_figure(f"Normalised residuals of {name}: {study.about}", 12, 4.6, columns=2)
+    figure, (left, right) = new_figure(f"Normalised residuals of {name}\n{study.about}", 12, 4.6, columns=2)
     centres, width = (EDGES[1:] + EDGES[:-1]) / 2, EDGES[1] - EDGES[0]
     left.bar(centres, tally.residuals / max(1, tally.residuals.sum()) / width, width=width, color=COLOURS[4])
     left.plot(centres, np.exp(-(centres**2) / 2) / math.sqrt(2 * math.pi), color=COLOURS[0], label="standard normal")

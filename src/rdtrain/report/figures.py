@@ -118,7 +118,7 @@ def new_figure(title: str, width: float, height: float, columns: int = 1) -> tup
     """Make an empty figure with its title.
 
     Args:
-        title: wrapped where it is too long.
+        title: its lines are wrapped where they are too long.
         width: inches.
         height: inches.
         columns: number of panels side by side.
@@ -127,7 +127,8 @@ def new_figure(title: str, width: float, height: float, columns: int = 1) -> tup
         The figure and its panels, with a light grid.
     """
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(textwrap.fill(title, int(width * 11)), fontsize=11)
+    lines = [textwrap.fill(line, int(width * 11)) for line in title.splitlines()]
+    figure.suptitle("\n".join(lines), fontsize=11)
     panels = list(figure.subplots(1, columns, squeeze=False)[0])
     for axes in panels:
         axes.grid(True, color="#dddddd", linewidth=0.6)
