@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 
@@ -21,10 +22,17 @@ LIBRARY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
 )
 
 
+_OF_CHILDREN = "ignore:resource_tracker:UserWarning"
+# multiprocessing's own tracker, a process that takes over the options of this one, tells of semaphores that it clears
+# away behind joblib's workers when a signal has ended them.
+
+
 def silence_libraries() -> None:
     """Keep those warnings, and no others, from the user's terminal."""
     for message, category in LIBRARY_WARNINGS:
         warnings.filterwarnings("ignore", message=message, category=category)
+    if _OF_CHILDREN not in sys.warnoptions:
+        sys.warnoptions.append(_OF_CHILDREN)
     threading.excepthook = _thread_excepthook
 
 

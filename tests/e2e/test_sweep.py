@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 import signal
 import time
 from pathlib import Path
 
 import pytest
-from sweeps import LONG, begun, ended, parts, runs, statuses, trained_steps
+from sweeps import LONG, begun, ended, holder, parts, runs, statuses, trained_steps
 
 from rdtrain import checkpoint
 from rdtrain.run_folder import RunFolder
@@ -60,16 +61,32 @@ def test_a_sweep_that_was_killed_goes_on_and_repeats_no_step_and_a_failed_point_
     assert (sweep / "report" / "report.html").is_file()
 
 
-def test_a_sweep_that_is_told_to_stop_says_how_far_it_came(tmp_path: Path) -> None:
-    with begun(tmp_path, *LONG, "seed=1,2", "paths.runs=./runs") as process:
-        while not any(run.last.is_file() for run in runs(tmp_path).values()):
+def _terminated(folder: Path, *words: str, training: int) -> str:
+    """What a sweep printed that got SIGTERM when so many of its points had something to lose; their processes end."""
+    with begun(folder, *LONG, "seed=1,2,3", "paths.runs=./runs", *words) as process:
+        while len(trains := [run for run in runs(folder).values() if run.last.is_file()]) < training:
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
+        jobs = [Path(f"/proc/{holder(run)}") for run in trains]
         process.terminate()
-        printed, told = process.communicate(timeout=120)
+        printed, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
-    assert told == "interrupted; the same command continues where it stopped\n"
-    assert "2 points: 1 interrupted, 1 planned" in printed
+    assert re.fullmatch("interrupted; the same command .*\n", said)
+    deadline = time.monotonic() + 20
+    while any(job.is_dir() for job in jobs):
+        assert time.monotonic() < deadline, "a job trains on"
+        time.sleep(0.1)
+    return printed
+
+
+def test_a_sweep_that_is_told_to_stop_says_how_far_it_came(tmp_path: Path) -> None:
+    assert "3 points: 1 interrupted, 2 planned" in _terminated(tmp_path, training=1)
     (sweep,) = (tmp_path / "runs").iterdir()
     with open(sweep / "status.csv", newline="") as file:
-        assert sorted(row["state"] for row in csv.DictReader(file)) == ["interrupted", "planned"]
+        assert sorted(row["state"] for row in csv.DictReader(file)) == ["interrupted", "planned", "planned"]
+
+
+def test_jobs_in_other_processes_stop_too(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install '.[joblib]'")
+    assert "3 points:" in _terminated(tmp_path, "launcher=joblib", "launcher.jobs=2", training=2)
+    assert sorted(statuses(tmp_path)) == ["running"] * 2  # nobody has asked them to write anything

@@ -44,11 +44,11 @@ def case_figure(name: str, target: Array, learned: Mapping[str, tuple[Array, flo
         The figure; errors are shown ten times as strong.
     """
     figure = Figure(figsize=(7, 2.6 * len(learned) + 0.4), layout="constrained")
-    figure.suptitle(f"{name}: errors scaled by {_GAIN}", fontsize=11)
+    figure.suptitle(f"{name}: the error is shown {_GAIN} times as strong", fontsize=11)
     for row, (solver, (canvas, error)) in zip(
         figure.subplots(len(learned), 3, squeeze=False), learned.items(), strict=True
     ):
-        views = {"target": target, f"{solver}: MSE {error:.2e}": canvas, "error": _GAIN * (target - canvas)}
+        views = {"target": target, f"{solver}: MSE {error:.2e}": canvas, f"{_GAIN} x error": _GAIN * (target - canvas)}
         for axes, (title, view) in zip(row, views.items(), strict=True):
             image = axes.imshow(view, cmap="RdBu_r", vmin=-_LIMIT, vmax=_LIMIT)
             axes.set_title(title, fontsize=9)

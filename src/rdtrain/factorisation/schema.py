@@ -92,7 +92,7 @@ class Model(Section):
     name: Text | None
     layers: list[str]
     smallest: Annotated[int, Field(ge=2, le=15)]
-    costs: list[Annotated[float, Field(gt=0, le=8)]]
+    costs: Annotated[list[Annotated[float, Field(gt=0, le=8)]], Field(min_length=1)]
     iterations: Count
     dataset: Text
     root: Text | None

@@ -254,7 +254,10 @@ def _time(config: Config, device: torch.device, record: Record) -> None:
 
 
 def _subject(model: Model) -> Subject:
-    return load_subject(Path(str(model.checkpoint)), model.name, "model.name=")
+    subject = load_subject(Path(str(model.checkpoint)), model.name, "model.name=")
+    if subject.run is not None and model.name not in (None, subject.name):
+        raise UserError(f"model.name={model.name}: {subject.run.path} is a run of {subject.name}; leave model.name out")
+    return subject
 
 
 def _check_layers(model: Model) -> None:

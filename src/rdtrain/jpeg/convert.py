@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import warnings
 from collections.abc import Callable, Collection, Mapping
 
 import torch
@@ -17,6 +18,8 @@ from rdtrain.jpeg.relu import BlockReLU, JpegReLU
 _ON_PIXELS = (nn.Linear, nn.Flatten)  # of what the pooling gives
 _UNCHANGED = (*_ON_PIXELS, nn.Identity, nn.Dropout)
 _SUMS = {operator.add, operator.iadd, operator.sub, torch.add, torch.sub, "add", "add_", "sub"}
+_COPIES = {"clone", "contiguous", "detach"}
+_SIZES = {"size", getattr}  # of the batch, for a view of what the pooling gives
 
 
 def to_jpeg(
@@ -33,8 +36,8 @@ def to_jpeg(
     images; linear layers after the pooling stay. ReLU is exact unless `n_freqs` is below 14, or the network was trained
     with `BlockReLU`, whose `n_freqs` is kept where none is given.
 
-    Functions in a `forward` are looked at too, where torch.fx can follow it; all but sums are refused, since they would
-    act on coefficients. After the global average pooling linear layers, ReLU, dropout and functions may come.
+    Functions in a `forward` are looked at too where torch.fx can follow it, and a warning says where it cannot; all but
+    sums of coefficients are refused. After the pooling linear layers, ReLU, dropout and functions may come.
 
     Args:
         model: modules of those kinds in any arrangement, convolutions plain or spectral.
@@ -93,7 +96,11 @@ def _image(
     makers: dict[type[nn.Module], Callable[..., nn.Module]],
     image_of: Callable[[str, nn.Module], nn.Module],
 ) -> nn.Module:
-    kind = type(module)  # an exact one: a subclass may compute something else
+    kind = type(module)  # an exact one: a subclass may compute something else, and so may a hook
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise TypeError(
+            f"{name or 'the model'}: {kind.__name__} has hooks, which have no image among JPEG coefficients"
+        )
     if kind in makers and not _is_partial_pool(module):
         return makers[kind](module)
     if kind in _ON_PIXELS:
@@ -122,7 +129,11 @@ def _check_way(model: nn.Module, leaves: Collection[type[nn.Module]]) -> None:
     # What acts on coefficients from the input to the pooling.
     try:
         graph = _Tracer(leaves).trace(model)
-    except Exception:  # whatever a forward does that depends on its input
+    except Exception as error:  # whatever a forward does that depends on its input
+        reason = str(error).partition("\n")[0]
+        warnings.warn(
+            f"the functions in this forward were not looked at; torch.fx cannot follow it: {reason}", stacklevel=3
+        )
         return
     coefficients = set[fx.Node]()
     for node in graph.nodes:
@@ -131,9 +142,13 @@ def _check_way(model: nn.Module, leaves: Collection[type[nn.Module]]) -> None:
         if coefficients.isdisjoint(node.all_input_nodes) or node.op == "output":
             continue
         kind = type(model.get_submodule(str(node.target))) if node.op == "call_module" else None
-        if kind in _ON_PIXELS or (kind is None and node.target not in _SUMS):
+        if kind is None and node.target in _SIZES:
+            continue
+        if kind in _ON_PIXELS or (kind is None and node.target not in (*_SUMS, *_COPIES)):
             what = node.target if kind is None else kind
             raise TypeError(f"{getattr(what, '__name__', what)} has no image among JPEG coefficients; pool before it")
+        if kind is None and node.target in _SUMS and not coefficients.issuperset(node.args):
+            raise TypeError("a sum of coefficients with anything else has no image among JPEG coefficients")
         if kind is not nn.AdaptiveAvgPool2d:
             coefficients.add(node)
 

@@ -112,7 +112,7 @@ def quality_figure(rows: Rows, name: str, exact: float) -> Figure:
     left.axhline(exact, color=COLOURS[1], linestyle="--", label="not rounded")
     left.set(xlabel="quality", ylabel="accuracy on test images")
     right.plot(quality, [row["nonzero"] for row in rows], "o-", color=COLOURS[0])
-    right.set(xlabel="quality", ylabel="coefficients of an image that are not 0")
+    right.set(xlabel="quality", ylabel="coefficients not 0, mean of an image")
     legend_below(figure, [left])
     return figure
 

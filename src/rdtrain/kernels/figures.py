@@ -19,6 +19,7 @@ from rdtrain.report.figures import COLOURS, Plot, legend_below, new_figure
 
 _STEPS = "optimizer steps"
 _QUANTITIES = {"loss": "mean squared error of the outputs", "kernel_error": "relative error of the kernels"}
+_FLAT = 3  # largest over smallest value below which a logarithmic axis has no round numbers
 _DECADES = 1.5  # of the heat map's colours, in either direction
 _DARK = 0.9  # decades beyond which black is not to be read on them
 
@@ -80,6 +81,9 @@ def curves(name: str, subject: str, steps: NDArray[np.float64], traces: Traces) 
     for axes, (quantity, label) in zip(panels, _QUANTITIES.items(), strict=True):
         own = {arm: values for (what, arm), values in traces.items() if what == quantity}
         _draw_arms(axes, steps, own)
+        low, high = axes.dataLim.intervaly
+        if 0 < high < _FLAT * low:
+            axes.set_yscale("linear")
         axes.set_ylabel(label)
         axes.set_xlabel(_STEPS)
     legend_below(figure, panels)

@@ -27,7 +27,7 @@ from rdtrain.kernels.checks import find_problems, optimizer_problems
 from rdtrain.kernels.draws import convolutions
 from rdtrain.kernels.inputs import Stream, drawer, make_loader
 from rdtrain.kernels.measures import frequency_error
-from rdtrain.kernels.ranking import standing_rows, standings
+from rdtrain.kernels.ranking import DIVERGED, standing_rows, standings
 from rdtrain.kernels.schema import Config
 from rdtrain.kernels.targets import Target, make_target
 from rdtrain.report.figures import save_png
@@ -153,7 +153,10 @@ def _fit(
     record.final = {f"train/{name}": value for name, value in runner.epoch_metrics["train"].items()}
     found = results.collect(config, target.label, arms, bank, runner.last_losses.cpu(), runner.reached.numbers())
     write_table(results.file_of(record.folder.path), results.as_rows(found))
-    record.table("arms", standing_rows(standings(found)))
+    judged = standings(found)
+    record.table("arms", standing_rows(judged))
+    if lost := [one.arm for one in judged if one.largest >= DIVERGED]:
+        record.warn(f"{', '.join(lost)} diverged in a repetition; type a smaller optimizers.{config.fit.optimizer}.lr")
     _draw(config, target, record, names, bank)
 
 

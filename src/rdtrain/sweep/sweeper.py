@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdtrain.config.schema import SEARCH_LENGTH
 from rdtrain.errors import UserError
+from rdtrain.interruption import Interruption
 from rdtrain.sweep.faults import told
 from rdtrain.sweep.plan import Plan, Point
 from rdtrain.sweep.planning import checked_point, make_plan, sweep_folder, sweep_points
@@ -79,8 +81,7 @@ def launch(launcher: Launcher, folder: Path, points: Sequence[Point], first: int
 
     Raises:
         UserError: the launcher cannot start anything, which the user can put right; other faults of it are printed.
-        KeyboardInterrupt: a signal, after a last table.
-        SystemExit: likewise, in a job of this process.
+        SystemExit: 128 plus its number after a signal, and a last table.
     """
     states = _states(folder, points)
     left = [state for state in states.values() if state in (FINISHED, RUNNING)]
@@ -94,11 +95,16 @@ def launch(launcher: Launcher, folder: Path, points: Sequence[Point], first: int
     if not jobs:
         return
     try:
-        for result in launcher.launch(list(jobs.values()), initial_job_idx=first):
-            _ = result.return_value  # raises what the job raised
+        with Interruption():
+            for result in launcher.launch(list(jobs.values()), initial_job_idx=first):
+                _ = result.return_value  # raises what the job raised
     except UserError:
         raise
-    except (KeyboardInterrupt, SystemExit):  # a signal; Hydra calls no hook any more
+    except KeyboardInterrupt as error:  # a signal, while jobs run in other processes; Hydra calls no hook any more
+        _show(folder)
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(128 + getattr(error, "signum", signal.SIGINT)) from None
+    except SystemExit:  # a signal, which a job of this process has told
         _show(folder)
         raise
     except Exception:

@@ -155,6 +155,34 @@ class _Untraceable(_Functions):
         return super().forward(x if x.sum() > 0 else -x)
 
 
+class _Viewed(_Functions):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        images, h = x.shape[0], self.conv(x).clone()
+        return self.fc(self.pool(h.contiguous()).view(images, h.size(1)))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda h: h + 1, lambda h: 1 - h, lambda h: torch.sub(h, 0.3), lambda h: h + h.mean()],
+)
+def test_sums_of_coefficients_with_constants_are_refused(function: Callable[..., torch.Tensor]) -> None:
+    """A constant is a DC coefficient, not 64 of them."""
+    with pytest.raises(TypeError, match="no image among JPEG coefficients"):
+        to_jpeg(_Functions(function))
+
+
+def test_sizes_and_copies_are_no_functions_of_coefficients() -> None:
+    model, x = _Viewed(lambda h: h).eval(), images(2, 1, 16, 16).float()
+    torch.testing.assert_close(to_jpeg(model)(Codec().encode(x)), model(x), atol=1e-5, rtol=0)
+
+
+def test_hooks_are_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3))
+    model[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(TypeError, match="0: Conv2d has hooks"):
+        to_jpeg(model)
+
+
 def test_functions_before_the_pooling_are_refused() -> None:
     """Flattened coefficients are as many as flattened pixels, so the wrong answer would have the right shape."""
     for function, name in ((torch.relu, "relu"), (lambda x: x.abs(), "abs"), (lambda x: x.mul(x), "mul")):
@@ -171,7 +199,9 @@ def test_functions_before_the_pooling_are_refused() -> None:
 def test_modules_on_coefficients_are_refused_where_the_way_cannot_be_followed() -> None:
     model = _Untraceable(lambda x: x)
     model.pool = nn.Identity()  # type: ignore[assignment]
-    converted, x = to_jpeg(model), torch.ones(1, 1, 16, 16)
+    with pytest.warns(UserWarning, match=r"torch\.fx cannot follow it"):
+        converted = to_jpeg(model)
+    x = torch.ones(1, 1, 16, 16)
     with pytest.raises(ValueError, match="Linear would act on coefficients"):
         converted.fc(Codec().encode(x))  # type: ignore[operator]
 
