@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
@@ -39,7 +40,19 @@ def run_id(config: Described) -> str:
     Returns:
         10 hexadecimal digits of a sha256 over the configuration without paths, logging and what else changes no result.
     """
-    content = config.to_dict()
+    return content_id(config.to_dict())
+
+
+def content_id(given: dict[str, Any]) -> str:
+    """The same of a configuration that was written down.
+
+    Args:
+        given: as plain containers; not changed.
+
+    Returns:
+        What `run_id` returns for it.
+    """
+    content = copy.deepcopy(given)
     for name in _NOT_IN_ID:
         section, _, key = name.rpartition(".")
         (content.get(section, {}) if section else content).pop(key, None)

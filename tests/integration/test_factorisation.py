@@ -104,7 +104,7 @@ def test_a_trained_model_before_and_after(tmp_path: Path, configure: Callable[..
     }  # fmt: skip
     assert (folder.figures / "model.png").is_file()
     (problem,) = problems(raw | {"model": raw["model"] | {"name": "mbt2018"}})
-    assert problem.endswith("is a run of bmshj2018-factorized; leave model.name out")
+    assert problem.endswith("is a run of bmshj2018-factorized; leave it out")
     content = json.loads(folder.environment.read_text())
     assert content["data"].keys() == {"model", "images"}
     weights = torch.load(trained.best, weights_only=False)

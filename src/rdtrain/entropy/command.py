@@ -16,7 +16,7 @@ from rdtrain.entropy.study import study
 from rdtrain.errors import UserError
 from rdtrain.eval import device as devices
 from rdtrain.eval.images import TestImage, as_test_images, find_test_images, read_image
-from rdtrain.eval.models import Subject, load_subject
+from rdtrain.eval.models import Subject, check_name, load_subject
 from rdtrain.models import read_weights
 from rdtrain.probes import Uncodable
 from rdtrain.report.rd_path import about
@@ -34,8 +34,7 @@ def report(arguments: Namespace) -> None:
         UserError: there is no such model or image, or the model cannot code.
     """
     subject = load_subject(arguments.source, arguments.model)
-    if subject.run is not None and arguments.model not in (None, subject.name):
-        raise UserError(f"--model {arguments.model}: {subject.run.path} is a run of {subject.name}; leave --model out")
+    check_name(subject, arguments.model, "--model ")
     images = _images(subject, arguments.images, arguments.max_images)
     device = devices.choose("cpu", threads=1)  # as a decoder elsewhere would compute
     weights, _ = read_weights(subject.source, str(subject.source))

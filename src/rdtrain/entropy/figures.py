@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rdtrain.densities import density
@@ -19,10 +18,9 @@ from rdtrain.entropy.study import Study
 from rdtrain.entropy.tally import EDGES, SPAN, Tally
 from rdtrain.latents import ScaleUse, highest
 from rdtrain.report.figures import COLOURS, Plot, legend_below, new_figure, slug
-from rdtrain.report.latent_figures import density_figure, scale_figure
+from rdtrain.report.latent_figures import channel_grid, density_figure, scale_figure
 
 Array = NDArray[Any]
-_ACROSS = 4
 _LEAST = 1e-7  # of the axes of probabilities; a table's least is 1.5e-5
 _BEYOND = {
     "context": COLOURS[6], "tables": COLOURS[1], "tails": COLOURS[3], "flush": COLOURS[2], "unsplit": COLOURS[5],
@@ -120,18 +118,6 @@ def channels_figure(study: Study, name: str) -> Plot:
     return Plot(slug(f"channels-{name}"), f"Expected and actual bits of each channel of {name}.", figure)
 
 
-def _grid(title: str, panels: int) -> tuple[Figure, list[Axes]]:
-    rows = math.ceil(panels / _ACROSS)
-    figure = Figure(figsize=(12, 1.5 + 1.9 * rows))
-    height = figure.get_figheight()
-    figure.suptitle(title, fontsize=11, y=1 - 0.2 / height)
-    axes = list(figure.subplots(rows, _ACROSS, squeeze=False, sharey=True).ravel())
-    figure.subplots_adjust(0.06, 0.75 / height, 0.985, 1 - 0.95 / height, wspace=0.06, hspace=0.62)
-    for unused in axes[panels:]:
-        unused.set_axis_off()
-    return figure, axes
-
-
 def symbols_figure(study: Study, name: str, order: Array) -> Plot:
     """Draw learned probabilities, those of a new model, the coder's tables and what came.
 
@@ -144,14 +130,12 @@ def symbols_figure(study: Study, name: str, order: Array) -> Plot:
         A panel a channel, logarithmic.
     """
     tally, one = study.tallies[name], study.learned[name]
-    figure, panels = _grid(f"Symbols of {name}: learned, in the table, counted\n{study.about}", order.size)
+    title = f"Symbols of {name}: learned, in the table, counted\n{study.about}"
+    figure, panels = channel_grid(title, order.size, "symbol: distance from the median", "probability")
     new = new_pmf(tally.model, one.symbols)
-    for axes, channel in zip(panels, order, strict=False):
+    for axes, channel in zip(panels, order, strict=True):
         _draw_symbols(axes, tally, one, int(channel), new)
     panels[0].set(yscale="log", ylim=(_LEAST, 2))
-    for axes in panels[::_ACROSS]:
-        axes.set_ylabel("probability", fontsize=8)
-    figure.supxlabel("symbol: distance from the median", fontsize=8, y=0.42 / figure.get_figheight())
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8, frameon=False)
     caption = f"{name}: learned probability of each symbol, the coder's 16-bit table, and how often each symbol came."

@@ -124,6 +124,21 @@ def load_subject(source: Path, model_name: str | None, key: str = "--model ") ->
         raise UserError(f"{source}: {error}") from error
 
 
+def check_name(subject: Subject, model_name: str | None, key: str) -> None:
+    """Refuse a name that is not that of a run's model, where no other model is asked for.
+
+    Args:
+        subject: the model.
+        model_name: as it was typed, if it was.
+        key: under which it was typed, such as `--model `.
+
+    Raises:
+        UserError: it is another one.
+    """
+    if subject.run is not None and model_name not in (None, subject.name):
+        raise UserError(f"{key}{model_name}: {subject.run.path} is a run of {subject.name}; leave it out")
+
+
 def with_criterion(subject: Subject, lmbda: float | None, metric: str | None) -> Subject:
     """Judge a model by another loss than that of its training, or by any where none is known.
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rdtrain.factorisation.targets import WAVELETS, Array, on_canvas, wavelet
-from rdtrain.report.figures import COLOURS, legend_below, new_figure
+from rdtrain.report.figures import COLOURS, colours, legend_below, new_figure
 
 Rows = Sequence[Mapping[str, Any]]
 _SETTINGS = {"lmbda": "lambda", "lr": "learning rate", "lambda1": "lambda1", "lambda2": "lambda2"}
@@ -123,10 +123,11 @@ def rate_figure(rows: Rows, name: str) -> Figure:
         The figure.
     """
     figure, (axes,) = new_figure(f"{name}: large convolutions as two smaller ones", 6.5, 4.2)
-    for i, row in enumerate(rows):
+    chosen = colours([f"two, {row['cost']:.2f} of the multiply-adds" for row in rows if row["cost"]])
+    for row in rows:
         if row["cost"]:
             label = f"two, {row['cost']:.2f} of the multiply-adds"
-            axes.plot(row["bpp"], row["psnr"], "o", color=COLOURS[i % 7], label=label)
+            axes.plot(row["bpp"], row["psnr"], "o", color=chosen[label], label=label)
         else:  # may lie under another one
             axes.plot(row["bpp"], row["psnr"], "ks", fillstyle="none", markersize=11, label="one, as trained")
     axes.set(xlabel="bits per pixel, real", ylabel="PSNR, dB")

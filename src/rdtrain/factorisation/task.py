@@ -21,7 +21,7 @@ from rdtrain.data.scan import fingerprint
 from rdtrain.engine import Engine
 from rdtrain.errors import UserError
 from rdtrain.eval.images import TestImage, find_test_images, read_image
-from rdtrain.eval.models import Subject, identity, load_subject
+from rdtrain.eval.models import Subject, check_name, identity, load_subject
 from rdtrain.evaluation import evaluate_image, mean_row
 from rdtrain.experiment import Record, engine_section, folder_of, run_experiment
 from rdtrain.factorisation import chain, figures, targets
@@ -255,8 +255,7 @@ def _time(config: Config, device: torch.device, record: Record) -> None:
 
 def _subject(model: Model) -> Subject:
     subject = load_subject(Path(str(model.checkpoint)), model.name, "model.name=")
-    if subject.run is not None and model.name not in (None, subject.name):
-        raise UserError(f"model.name={model.name}: {subject.run.path} is a run of {subject.name}; leave model.name out")
+    check_name(subject, model.name, "model.name=")
     return subject
 
 

@@ -19,7 +19,6 @@ _ON_PIXELS = (nn.Linear, nn.Flatten)  # of what the pooling gives
 _UNCHANGED = (*_ON_PIXELS, nn.Identity, nn.Dropout)
 _SUMS = {operator.add, operator.iadd, operator.sub, torch.add, torch.sub, "add", "add_", "sub"}
 _COPIES = {"clone", "contiguous", "detach"}
-_SIZES = {"size", getattr}  # of the batch, for a view of what the pooling gives
 
 
 def to_jpeg(
@@ -142,8 +141,8 @@ def _check_way(model: nn.Module, leaves: Collection[type[nn.Module]]) -> None:
         if coefficients.isdisjoint(node.all_input_nodes) or node.op == "output":
             continue
         kind = type(model.get_submodule(str(node.target))) if node.op == "call_module" else None
-        if kind is None and node.target in _SIZES:
-            continue
+        if kind is None and (node.target == "size" or (node.target is getattr and node.args[1] == "shape")):
+            continue  # such as the number of images, for a view of what the pooling gives
         if kind in _ON_PIXELS or (kind is None and node.target not in (*_SUMS, *_COPIES)):
             what = node.target if kind is None else kind
             raise TypeError(f"{getattr(what, '__name__', what)} has no image among JPEG coefficients; pool before it")

@@ -127,11 +127,11 @@ def timing_rows(
     }
     if exploded is not None:
         ways["inference", "coefficients, exploded"] = (_inference(exploded), coefficients)
-    timed: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
+    seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
     for _ in range(repeats + 1):
         for way, (run, images) in ways.items():
-            timed[way].append(seconds(run, images) / len(images))
-    rates = {way: 1 / statistics.median(times[1:]) for way, times in timed.items()}
+            seconds[way].append(timed(run, images)[1] / len(images))
+    rates = {way: 1 / statistics.median(times[1:]) for way, times in seconds.items()}
     return [
         {"task": task, "way": way, "images_per_s": rate, "of_pixels": rate / rates[task, "pixels"]}
         for (task, way), rate in rates.items()
@@ -179,7 +179,7 @@ def _training(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return step
 
 
-def seconds(run: Callable[[Tensor], Tensor], x: Tensor) -> float:
+def timed(run: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, float]:
     """Time one call.
 
     Args:
@@ -187,13 +187,13 @@ def seconds(run: Callable[[Tensor], Tensor], x: Tensor) -> float:
         x: what it is given; on a GPU its work is waited for.
 
     Returns:
-        Wall clock, seconds.
+        Its result, and wall clock, seconds.
     """
     start = time.perf_counter()
-    run(x)
+    result = run(x)
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
-    return time.perf_counter() - start
+    return result, time.perf_counter() - start
 
 
 def size_rows(models: dict[str, nn.Module]) -> list[Row]:

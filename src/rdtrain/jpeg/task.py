@@ -18,7 +18,7 @@ from rdtrain.files import write_tensors
 from rdtrain.jpeg import figures, measure
 from rdtrain.jpeg.codec import Codec, table
 from rdtrain.jpeg.convert import to_jpeg
-from rdtrain.jpeg.data import Digits, ImageDataset, load_digits, normalised
+from rdtrain.jpeg.data import Digits, load_digits, normalised
 from rdtrain.jpeg.relu import BlockReLU, approximation_errors
 from rdtrain.jpeg.schema import Config, Data
 from rdtrain.jpeg.training import accuracy, logits_of, make_classifier, train_classifier
@@ -146,9 +146,8 @@ def _train(config: Config, digits: Digits, record: Record, engine: Engine, write
 def _compare_with_pixels(config: Config, digits: Digits, model: nn.Module, codec: Codec, record: Record) -> None:
     x, labels = normalised(digits.all_images).to(codec.q.device), torch.cat([digits.train[1], digits.test[1]])
     on_pixels = logits_of(model, x)
-    encoded = ImageDataset(digits.all_images, labels, codec)
-    record.final["encode/seconds"] = measure.seconds(codec.encode, x)
-    on_coefficients = logits_of(to_jpeg(model, codec, mode=config.jpeg.mode), encoded.x)
+    encoded, record.final["encode/seconds"] = measure.timed(codec.encode, x)
+    on_coefficients = logits_of(to_jpeg(model, codec, mode=config.jpeg.mode), encoded)
     test = slice(len(digits.train[1]), None)
     record.final |= {f"exact/{name}": value for name, value in measure.agreement(on_coefficients, on_pixels).items()}
     record.final |= {

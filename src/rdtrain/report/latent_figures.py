@@ -31,24 +31,39 @@ def density_figure(shown: Density, bpp: Array, title: str) -> Figure:
     Returns:
         A panel a channel: the likelihood, the learned quantiles as broken and the exact ones as thin solid lines.
     """
-    rows = math.ceil(shown.channels.size / _ACROSS)
-    figure = Figure(figsize=(12, 1.5 + 1.9 * rows))
-    figure.suptitle(title, fontsize=11, y=1 - 0.2 / figure.get_figheight())
-    panels = figure.subplots(rows, _ACROSS, squeeze=False, sharey=True).ravel()
-    height = figure.get_figheight()
-    figure.subplots_adjust(0.06, 0.75 / height, 0.985, 1 - 0.95 / height, wspace=0.06, hspace=0.62)
+    figure, panels = channel_grid(title, shown.channels.size, "value of the latent", "likelihood")
     for i, axes in enumerate(panels):
-        if i < shown.channels.size:
-            _draw_density(axes, shown, i, float(bpp[i]))
-        else:
-            axes.set_axis_off()
+        _draw_density(axes, shown, i, float(bpp[i]))
     panels[0].set(yscale="log", ylim=(_LOWEST, 2))
-    for axes in panels[::_ACROSS]:
-        axes.set_ylabel("likelihood", fontsize=8)
-    figure.supxlabel("value of the latent", fontsize=8, y=0.42 / height)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=3, fontsize=8, frameon=False)
     return figure
+
+
+def channel_grid(title: str, channels: int, xlabel: str, ylabel: str) -> tuple[Figure, list[Axes]]:
+    """Make an empty figure with a small panel a channel, all with the same y axis, and room for a legend below.
+
+    Args:
+        title: of two lines at most.
+        channels: how many.
+        xlabel: of all panels.
+        ylabel: likewise.
+
+    Returns:
+        The figure and so many panels.
+    """
+    rows = math.ceil(channels / _ACROSS)
+    figure = Figure(figsize=(12, 1.5 + 1.9 * rows))
+    height = figure.get_figheight()
+    figure.suptitle(title, fontsize=11, y=1 - 0.2 / height)
+    figure.supxlabel(xlabel, fontsize=8, y=0.42 / height)
+    panels = list(figure.subplots(rows, _ACROSS, squeeze=False, sharey=True).ravel())
+    figure.subplots_adjust(0.06, 0.75 / height, 0.985, 1 - 0.95 / height, wspace=0.06, hspace=0.62)
+    for axes in panels[::_ACROSS]:
+        axes.set_ylabel(ylabel, fontsize=8)
+    for unused in panels[channels:]:
+        unused.set_axis_off()
+    return figure, panels[:channels]
 
 
 def _draw_density(axes: Axes, shown: Density, i: int, bpp: float) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rdtrain.errors import UserError
 from rdtrain.files import write_json
 from rdtrain.lock import InUse
-from rdtrain.run_folder import run_id
+from rdtrain.run_folder import content_id
 from rdtrain.sweep.plan import Plan, Point, code_hash
 from rdtrain.sweep.status import refresh_status
 
@@ -57,17 +55,9 @@ def run_job(folder: Path, point_id: str, train: Callable[[dict[str, Any]], objec
             refresh_status(plan, point_id)
 
 
-@dataclass(frozen=True)
-class _Frozen:
-    content: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return copy.deepcopy(self.content)
-
-
 def _check_content(plan: Plan, point_id: str, frozen: dict[str, Any]) -> None:
     # What it would train has another id, so neither the table nor the report would know of it.
-    if run_id(_Frozen(frozen)) != point_id:
+    if content_id(frozen) != point_id:
         raise UserError(
             f"{plan.config_of(point_id)} is not what was planned; issue the sweep again to plan it anew, "
             "with changes typed as overrides"

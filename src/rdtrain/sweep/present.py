@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rdtrain.sweep.plan import Point
+from rdtrain.sweep.status import Row
 
 
 @dataclass
@@ -31,6 +32,18 @@ class Multirun:
         self.points = tuple(points)
         self.launcher_failed = False
         self.code = 0
+
+    def own(self, rows: Sequence[Row]) -> list[Row]:
+        """Choose what is of this command: a folder may hold points of several.
+
+        Args:
+            rows: of a sweep's status.
+
+        Returns:
+            Those of its points, in their order.
+        """
+        wanted = {point.id for point in self.points}
+        return [row for row in rows if row.id in wanted]
 
 
 PRESENT = Multirun()

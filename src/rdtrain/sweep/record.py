@@ -93,10 +93,10 @@ class SweepRecord(Callback):
 
 
 def _of_this_command(plan: Plan, rows: Sequence[Row]) -> list[Row]:
-    wanted, found = {point.id for point in PRESENT.points}, {row.id for row in rows}
-    if lost := ", ".join(sorted(wanted - found)):
+    own = PRESENT.own(rows)
+    if lost := ", ".join(sorted({point.id for point in PRESENT.points} - {row.id for row in own})):
         raise UserError(f"{plan.folder} has no points {lost} in its plan.json any more; type the same command again")
-    return [row for row in rows if row.id in wanted]
+    return own
 
 
 def _report(plan: Plan, rows: Sequence[Row]) -> None:

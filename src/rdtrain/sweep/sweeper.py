@@ -114,9 +114,8 @@ def launch(launcher: Launcher, folder: Path, points: Sequence[Point], first: int
 
 
 def _show(folder: Path) -> None:
-    wanted = {point.id for point in PRESENT.points}
     with contextlib.suppress(OSError, UserError):  # are not to hide that it was interrupted
-        print(table([row for row in write_status(Plan.read(folder)) if row.id in wanted]), flush=True)
+        print(table(PRESENT.own(write_status(Plan.read(folder)))), flush=True)
 
 
 def _job(folder: Path, point: Point) -> list[str]:

@@ -163,7 +163,7 @@ class _Viewed(_Functions):
 
 @pytest.mark.parametrize(
     "function",
-    [lambda h: h + 1, lambda h: 1 - h, lambda h: torch.sub(h, 0.3), lambda h: h + h.mean()],
+    [lambda h: h + 1, lambda h: 1 - h, lambda h: torch.sub(h, 0.3), lambda h: h + h.mean(), lambda h: h.mT],
 )
 def test_sums_of_coefficients_with_constants_are_refused(function: Callable[..., torch.Tensor]) -> None:
     """A constant is a DC coefficient, not 64 of them."""

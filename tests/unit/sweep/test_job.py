@@ -30,7 +30,7 @@ with locked(pathlib.Path(sys.argv[1])):
 @pytest.fixture(autouse=True)
 def _code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "code_hash", lambda: "0" * 12)
-    monkeypatch.setattr(job, "run_id", lambda config: config.to_dict().get("seed"))
+    monkeypatch.setattr(job, "content_id", lambda content: content.get("seed"))
 
 
 def _plan(folder: Path, retry: bool = True, on_code_change: str = "warn", code: str = "0" * 12) -> Plan:
